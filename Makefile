@@ -1,0 +1,45 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean lock
+PYTHON ?= python3
+BIN := .venv/bin
+# Locks are installed as they are: no resolution on the user's machine, and every file checked by its hash.
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+setup: .venv/ready ## make .venv from the pinned lock
+
+.venv/ready: requirements/cpu.txt requirements/uv.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "taolake: got no $(PYTHON), wanted Python 3.11 or 3.12: install python3.11 and python3.11-venv" >&2; exit 1; }
+	@$(PYTHON) src/taolake/preflight.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/uv.txt
+	$(INSTALL) --require-hashes -r requirements/cpu.txt
+	$(INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## run the embedded example: one whole round, ending with a proof card
+	@$(BIN)/taolake demo
+
+test: setup ## run the tests (no GPU, no key)
+	$(BIN)/python -m pytest -m "not gpu and not slow"
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup ## run every benchmark and write build/bench/*.json
+	@mkdir -p build/bench
+	@for script in benchmarks/[a-z]*.py; do \
+		$(BIN)/python $$script --json build/bench/$$(basename $$script .py).json || failed="$$failed $$script"; \
+	done; [ -z "$$failed" ] || { echo "targets missed:$$failed" >&2; exit 1; }
+
+lock: setup ## make requirements/*.txt again from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --universal --python-version 3.11 $(LOCK) -o requirements/cpu.txt
+	$(BIN)/uv pip compile pyproject.toml --extra gpu --python-version 3.12 --python-platform x86_64-manylinux_2_34 $(LOCK) -o requirements/gpu.txt
+LOCK := --override requirements/overrides.txt --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock"
+
+clean: ## delete everything that was made, the environment too
+	rm -rf build .venv .pytest_cache .mypy_cache .ruff_cache
