@@ -1,0 +1,1 @@
+"""Pure functions from logged bytes to canonical prompts."""

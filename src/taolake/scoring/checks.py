@@ -1,0 +1,157 @@
+"""Rules over the text alone: exact, numeric, regex, JSON schema. No model, no database.
+
+Not a parser of prose: `numeric` takes the last number it finds, with English thousands separators. Patterns and
+schemas come from the project's author and are trusted to end; only their size and the answer's are bounded.
+"""
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import referencing
+from jsonschema import SchemaError
+from jsonschema.exceptions import best_match
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
+
+from taolake.config import CheckScorer
+from taolake.types import Message, Score
+
+MAX_PATTERN_CHARS = 500
+MAX_ANSWER_CHARS = 50_000
+_ZERO_TOLERANCE = 1e-12  # a relative tolerance says nothing around a target of 0
+
+_NUMBER = re.compile(
+    r"(?<![^\W\d_])(?P<sign>(?<!\w)[-+\u2212])?"  # not the 2 of CO2; not the minus of 2024-01
+    r"[$€£¥]?(?P<digits>(?:\d{1,3}(?:[,_\u00a0\u202f]\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?P<exponent>[eE][-+]?\d{1,3}(?!\w))?(?P<percent>\s?%)?"
+)
+
+
+@dataclass(frozen=True)
+class Check:
+    """The `exact`, `numeric`, `regex` and `json_schema` scorers: 1 if the rule holds, else 0.
+
+    Raises:
+        ValueError: the rule itself is malformed, so that a project fails before a round and not in it.
+    """
+
+    spec: CheckScorer
+
+    def __post_init__(self) -> None:
+        if self.spec.kind == "regex":
+            _check_pattern(self.spec)
+        if self.spec.kind == "json_schema":
+            _check_schema(self.spec)
+
+    def __call__(self, messages: Sequence[Message], answer: str) -> Score:
+        """Hold the answer against the rule."""
+        if len(answer) > MAX_ANSWER_CHARS:
+            error = f"got an answer of {len(answer)} characters, wanted at most {MAX_ANSWER_CHARS}"
+            return Score(None, "abstain", detail={"error": error})
+        match self.spec.kind:
+            case "exact":
+                return _exact(self.spec, answer)
+            case "numeric":
+                return _numeric(self.spec, answer)
+            case "regex":
+                return _regex(self.spec, answer)
+            case "json_schema":
+                return _json_schema(self.spec, answer)
+
+
+def text_key(text: str) -> str:
+    """What an exact answer means: its words, whatever the spacing and Unicode form."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def last_number(text: str) -> float | None:
+    """The last number of a text: `$1,234.50` is 1234.5, `45 %` is 0.45; None when there is none (or none finite)."""
+    matches = list(_NUMBER.finditer(text))
+    if not matches:
+        return None
+    found = matches[-1]
+    value = float(re.sub(r"[,_\u00a0\u202f]", "", found["digits"]) + (found["exponent"] or ""))
+    value *= (-1 if found["sign"] in ("-", "\u2212") else 1) * (0.01 if found["percent"] else 1)
+    return value if math.isfinite(value) else None
+
+
+def number_key(value: float) -> str:
+    """Write a number so that equal values are equal text; twelve significant digits."""
+    rounded = float(f"{value:.12g}")
+    return str(int(rounded)) if rounded.is_integer() else repr(rounded)
+
+
+def is_close(value: float, target: float, tolerance: float) -> bool:
+    """Whether a number is within a relative tolerance of the one wanted."""
+    return abs(value - target) <= max(tolerance * abs(target), _ZERO_TOLERANCE)
+
+
+def _exact(spec: CheckScorer, answer: str) -> Score:
+    key = text_key(answer)
+    wanted = text_key(spec.pattern)
+    return Score(float(key == wanted if wanted else bool(key)), answer_key=key or None)
+
+
+def _numeric(spec: CheckScorer, answer: str) -> Score:
+    value = last_number(answer)
+    if value is None:
+        return Score(0.0, detail={"error": "no number in the answer"})
+    holds = spec.target is None or is_close(value, spec.target, spec.tolerance)
+    return Score(float(holds), answer_key=number_key(value), detail={"number": value})
+
+
+def _regex(spec: CheckScorer, answer: str) -> Score:
+    found = re.search(spec.pattern, answer)
+    if found is None:
+        return Score(0.0, detail={"error": "the pattern does not match"})
+    return Score(1.0, answer_key=found[1] if found.re.groups else found[0])
+
+
+def _json_schema(spec: CheckScorer, answer: str) -> Score:
+    try:
+        value = json.loads(answer, parse_float=_json_float, parse_constant=_json_float)
+        problem = best_match(_validator(json.dumps(spec.schema_)).iter_errors(value))
+        key = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    except (ValueError, RecursionError) as error:  # nesting as deep as the interpreter's stack is bad JSON too
+        return Score(0.0, detail={"error": f"not JSON: {str(error)[:200]}"})
+    if problem is not None:
+        return Score(0.0, detail={"error": problem.message[:200], "at": problem.json_path})
+    return Score(1.0, answer_key=key)
+
+
+def _json_float(text: str) -> int | float:
+    """2.0 is 2, as JSON Schema has it; NaN, Infinity and 1e999 are not JSON."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"got the number {text[:20]}, wanted a finite one")
+    return int(value) if value.is_integer() and abs(value) < 1e15 else value
+
+
+@lru_cache(maxsize=64)
+def _validator(schema: str) -> Validator:
+    loaded: dict[str, Any] = json.loads(schema)
+    # An empty registry: a remote $ref must fail, not reach into the network once a candidate.
+    return validator_for(loaded)(loaded, registry=referencing.Registry())
+
+
+def _check_pattern(spec: CheckScorer) -> None:
+    if not 0 < len(spec.pattern) <= MAX_PATTERN_CHARS:
+        got = f"a pattern of {len(spec.pattern)} characters"
+        raise ValueError(f"scorer {spec.name!r}: got {got}, wanted 1 to {MAX_PATTERN_CHARS}: set a shorter `pattern`")
+    try:
+        re.compile(spec.pattern)
+    except re.error as error:
+        raise ValueError(f"scorer {spec.name!r}: got pattern {spec.pattern!r}, wanted a regex: {error}") from None
+
+
+def _check_schema(spec: CheckScorer) -> None:
+    try:
+        validator_for(spec.schema_).check_schema(spec.schema_)
+    except SchemaError as error:
+        raise ValueError(f"scorer {spec.name!r}: `schema` is not a JSON Schema: {error.message}") from None
