@@ -1,0 +1,84 @@
+"""Run a trainer to its end, from wherever an earlier process left it.
+
+A checkpoint counts only if it is whole: transformers writes `trainer_state.json` last, so a folder without a readable
+one was cut off in the middle. Not a launcher; this runs in the training process (and so loads transformers).
+"""
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+class Bar:
+    """Print one line per percent that the launching process can turn into a bar."""
+
+    def __init__(self, stage: str):
+        self.stage = stage
+        self.shown = -1
+
+    def to(self, done: int, total: int) -> None:
+        """Print `PROGRESS stage done total` when another percent is done."""
+        percent = 100 * done // max(1, total)
+        if percent != self.shown:
+            self.shown = percent
+            print(f"PROGRESS {self.stage} {done} {total}", flush=True)
+
+
+class Progress(TrainerCallback):  # type: ignore[misc]
+    """A trainer's steps as a bar."""
+
+    def __init__(self, stage: str):
+        self.bar = Bar(stage)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar."""
+        if state.is_world_process_zero:
+            self.bar.to(state.global_step, state.max_steps)
+
+
+def train(trainer: Any, stage: str) -> dict[str, Any]:
+    """Train to the end, resuming at the last whole checkpoint.
+
+    Returns:
+        `steps`, `resumed_at`, `seconds` of this process, and the mean loss of the first and the last tenth.
+    """
+    begin = time.monotonic()
+    trainer.add_callback(Progress(stage))
+    last = last_whole(Path(trainer.args.output_dir))
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    tenth = max(1, len(losses) // 10)
+    return {
+        "steps": trainer.state.global_step,
+        "resumed_at": 0 if last is None else _step(last),
+        "seconds": round(time.monotonic() - begin, 3),
+        "loss_first": sum(losses[:tenth]) / tenth,
+        "loss_last": sum(losses[-tenth:]) / tenth,
+    }
+
+
+def last_whole(folder: Path) -> Path | None:
+    """Newest checkpoint that was written to its end; those cut off are removed."""
+    for path in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+        if _is_whole(path):
+            return path
+        shutil.rmtree(path)
+    return None
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix("checkpoint-"))
+
+
+def _is_whole(path: Path) -> bool:
+    state = path / "trainer_state.json"
+    if not state.exists() or not all((path / name).exists() for name in ("optimizer.pt", "scheduler.pt")):
+        return False
+    try:
+        return bool(json.loads(state.read_text(encoding="utf-8"))["global_step"] == _step(path))
+    except ValueError:  # a kill in the middle of this write leaves half a JSON text
+        return False

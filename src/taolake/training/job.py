@@ -1,0 +1,106 @@
+"""What to train and what came out: the two values that cross the process border. No torch, no Spark.
+
+Not a trainer and not a launcher (`launch.py`). Rows come as Parquet. For `tao`, `rft` and `grpo` the columns are:
+
+- `kind`: `imitate` (a winner to imitate), `regress` (a scored on-policy candidate), `prompt` (a prompt alone),
+- `prompt_id`, and `messages`: the bare conversation as JSON,
+- `text`: the answer to imitate; `token_ids`: the sampled ids as generated, with the end mark if the answer ended,
+- `reward`, `advantage`, `weight`.
+
+For `reward` they are `messages`, `chosen`, `rejected` and `part` (`train` or `eval`).
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from taolake.ids import content_hash, file_hash
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training run.
+
+    Attributes:
+        algorithm: what to run; `reward` trains a reward model, the others a policy.
+        base: folder of the model to start from; it is also the reference of every probability ratio.
+        rows: Parquet file, columns as in the module's docstring.
+        out: folder of the job; it holds one job for life.
+        settings: `config.Train` as a dict, or `config.RewardModelScorer` for `reward`.
+        seed: every draw of the run derives from it.
+        max_length: prompt plus answer, in tokens; longer rows are left out and counted.
+        dtype: type of the base's weights, as in `config.Model`.
+        warmup: for `tao`, whether imitation comes before the regression.
+        project: the whole `config.Project` by alias; for `grpo` alone, which scores while it trains.
+        reward_model: folder of the round's reward model, for `grpo`.
+    """
+
+    algorithm: Literal["tao", "rft", "grpo", "reward"]
+    base: str
+    rows: str
+    out: str
+    settings: dict[str, Any]
+    seed: int
+    max_length: int
+    dtype: str
+    warmup: bool = True
+    project: dict[str, Any] | None = None
+    reward_model: str | None = None
+
+    def to_json(self) -> str:
+        """Write the job as JSON."""
+        return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(**json.loads(text))
+
+    @property
+    def fingerprint(self) -> str:
+        """Content hash of the job and its rows; where it writes does not count."""
+        return content_hash({**asdict(self), "rows": file_hash(Path(self.rows)), "out": ""})
+
+    @property
+    def work(self) -> Path:
+        """Folder of checkpoints and other half-done things, gone when the job is done."""
+        return Path(self.out) / "work"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a job made. `folder` holds the weights with tokenizer and chat template, whole model or adapter alone."""
+
+    folder: str
+    kind: Literal["adapter", "model"]
+    metrics: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, out: Path) -> Self:
+        """Read the result of a finished job; its folder is beside it, also after the job's folder was moved."""
+        stored = json.loads((out / RESULT).read_text(encoding="utf-8"))
+        return cls(str(out / stored["folder"]), stored["kind"], stored["metrics"])
+
+    def write(self, out: Path) -> None:
+        """Write the result; a job that has this file is done."""
+        stored = {"folder": Path(self.folder).name, "kind": self.kind, "metrics": self.metrics}
+        write_atomic(out / RESULT, json.dumps(stored, indent=1, sort_keys=True))
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a small file so that it is either absent, old or whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def read_rows(job: TrainJob, kind: str | None = None) -> list[dict[str, Any]]:
+    """Read the job's rows in file order, of one kind or all; `messages` comes decoded."""
+    import pyarrow.parquet as pq
+
+    rows: list[dict[str, Any]] = pq.read_table(job.rows).to_pylist()
+    chosen = [row for row in rows if kind is None or row["kind"] == kind]
+    return [{**row, "messages": json.loads(row["messages"])} for row in chosen]

@@ -1,0 +1,180 @@
+"""Run a training job in a child process, so that torch's memory leaves with it; and the child's own entry.
+
+    python -m taolake.training.launch <out>/job.json
+
+Not a trainer and not a scheduler: one job, one child, one machine. The child dies with its parent, a finished job is
+answered from its folder, an interrupted one goes on at its last whole checkpoint.
+"""
+
+import ctypes
+import importlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from taolake.training.job import RESULT, TrainJob, TrainResult, write_atomic
+
+_JOB = "job.json"
+_LOG = "train.log"
+_PARENT = "TAOLAKE_PARENT"
+_PR_SET_PDEATHSIG = 1
+# transformers and TRL import these when they are installed, for features no trainer here uses: 14 s of a child's 26.
+_UNUSED = ("vllm", "sklearn", "scipy", "mlflow", "PIL")
+
+
+def launch(job: TrainJob, on_line: Callable[[str], None] | None = None) -> TrainResult:
+    """Run the job, or return its stored result.
+
+    Args:
+        job: what to train; its folder is made.
+        on_line: is told every line the child prints; `PROGRESS stage done total` ones can drive a bar.
+
+    Raises:
+        ValueError: the folder belongs to another job.
+        RuntimeError: the child failed; the message ends with the tail of its log.
+    """
+    out = Path(job.out)
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, job)
+    if not (out / RESULT).exists():
+        _run_child(out, on_line or (lambda line: None))
+    return TrainResult.read(out)
+
+
+def _claim(out: Path, job: TrainJob) -> None:
+    """Write the job down; a folder that holds another one would resume its checkpoints on the wrong rows."""
+    path = out / _JOB
+    if path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))["fingerprint"]
+        if stored != job.fingerprint:
+            raise ValueError(f"{out} holds job {stored}, got {job.fingerprint}: take a new folder or delete this one")
+    write_atomic(path, json.dumps({"fingerprint": job.fingerprint, "job": json.loads(job.to_json())}, indent=1))
+
+
+def _command(job_file: Path) -> list[str]:
+    """The child's command line. With several GPUs `accelerate launch -m` or TorchDistributor goes here."""
+    return [sys.executable, "-m", "taolake.training.launch", str(job_file)]
+
+
+def _environment() -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "PYTHONUNBUFFERED": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        # OpenMP threads spin while they wait: with Spark on the same cores a step took ten times as long (46 s to 6 s).
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+        # TRL refuses several visible GPUs in one process (it would become DataParallel).
+        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
+        _PARENT: str(os.getpid()),
+    }
+
+
+def _run_child(out: Path, on_line: Callable[[str], None]) -> None:
+    """Run the child to its end, copying what it prints to the log."""
+    tail: deque[str] = deque(maxlen=30)
+    child = subprocess.Popen(
+        _command(out / _JOB),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env=_environment(),
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    try:
+        with (out / _LOG).open("a", encoding="utf-8") as log:
+            for line in child.stdout:
+                log.write(line)
+                log.flush()
+                tail.append(line)
+                on_line(line.rstrip("\n"))
+        code = child.wait()
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    if code != 0:
+        raise RuntimeError(f"training ended with code {code}; the end of {out / _LOG}:\n{''.join(tail)}")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train the job of a job file and write its result; the only code that runs in the child."""
+    _die_with_parent()
+    stored = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
+    job = TrainJob(**stored["job"])
+    with without(*_UNUSED):
+        _load(job)
+    _run(job).write(Path(job.out))
+    shutil.rmtree(job.work, ignore_errors=True)
+    return 0
+
+
+def _load(job: TrainJob) -> None:
+    """Import what the job trains with; everything after this finds it in memory."""
+    importlib.import_module("taolake.training.checkpoint")
+    if job.algorithm == "tao":
+        importlib.import_module("taolake.training.oapl")
+    if job.algorithm != "tao" or job.warmup:
+        trainer = {"grpo": "GRPOTrainer", "reward": "RewardTrainer"}.get(job.algorithm, "SFTTrainer")
+        getattr(importlib.import_module("trl"), trainer)  # trl's attributes load on first use
+
+
+def _run(job: TrainJob) -> TrainResult:
+    """Hand the job to its algorithm."""
+    match job.algorithm:
+        case "tao":
+            from taolake.training import tao
+
+            return tao.run(job)
+        case "rft":
+            from taolake.training import rft
+
+            return rft.run(job)
+        case "grpo":
+            from taolake.training import grpo
+
+            return grpo.run(job)
+        case "reward":
+            from taolake.training import reward
+
+            return reward.run(job)
+
+
+@contextmanager
+def without(*packages: str) -> Iterator[None]:
+    """Let imports inside believe that packages are not installed.
+
+    None in `sys.modules` is Python's documented way to say so. Afterwards they can be imported again, as a project's
+    own scorer may want to.
+    """
+    hidden = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent ends, however it ends."""
+    parent = os.environ.pop(_PARENT, None)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):
+        sys.exit("the parent ended before training began")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

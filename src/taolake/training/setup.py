@@ -1,0 +1,153 @@
+"""What every trainer needs before its first step: tokenizer, weights, adapter, trainer arguments, and the way out.
+
+Not an algorithm. TRL's defaults are for one GPU (bf16, gradient checkpointing); here the machine decides
+(docs/design.md, section 6).
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from taolake.training.job import TrainJob
+
+
+def tokenizer(base: str) -> Any:
+    """Load the tokenizer and make sure that padding is not an end mark, or no model would learn to stop.
+
+    Raises:
+        ValueError: it has no chat template, or no token that could serve as padding.
+    """
+    from transformers import AutoTokenizer
+
+    loaded: Any = AutoTokenizer.from_pretrained(base)
+    if loaded.chat_template is None:
+        raise ValueError(f"tokenizer of {base} has no chat template, wanted one: add chat_template.jinja to the folder")
+    if loaded.pad_token_id in (None, loaded.eos_token_id):
+        taken = {loaded.eos_token_id, loaded.bos_token_id}
+        spare = {t.content for i, t in loaded.added_tokens_decoder.items() if t.special and i not in taken}
+        likely = sorted(t for t in spare if any(word in t.lower() for word in ("pad", "reserved", "unk")))
+        if not likely:
+            raise ValueError(f"tokenizer of {base} has no pad token apart from EOS, wanted one: set its `pad_token`")
+        loaded.pad_token = likely[0]
+    return loaded
+
+
+def has_gpu() -> bool:
+    """Whether this process trains on a GPU."""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def weights_dtype(job: TrainJob, lora: bool) -> str:
+    """Type of the weights while training: full weights need float32's small steps, a frozen base does not."""
+    if not lora:
+        return "float32"
+    if job.dtype != "auto":
+        return job.dtype
+    return "bfloat16" if has_gpu() else "float32"
+
+
+def policy(job: TrainJob, start: Path | None = None) -> Any:
+    """Load the policy to train: the base with an adapter, or the base itself.
+
+    Args:
+        job: says the base and, in `settings["lora"]`, the adapter.
+        start: folder of an adapter (or a whole model, without LoRA) to go on from.
+    """
+    from transformers import AutoModelForCausalLM, set_seed
+
+    lora = job.settings["lora"]
+    set_seed(job.seed)
+    folder = job.base if lora or start is None else str(start)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=weights_dtype(job, lora is not None))
+    return adapted(model, job, lora, start) if lora else model
+
+
+def adapted(model: Any, job: TrainJob, lora: dict[str, Any], start: Path | None) -> Any:
+    """Put a new adapter over all linear layers but the head, or the stored one to go on training."""
+    from peft import PeftModel, get_peft_model
+
+    if start is not None:
+        return PeftModel.from_pretrained(model, str(start), is_trainable=True)
+    wrapped = get_peft_model(model, lora_config(lora["rank"], lora["alpha"], lora["dropout"]))
+    wrapped.peft_config["default"].base_model_name_or_path = job.base
+    return wrapped
+
+
+def lora_config(rank: int, alpha: int, dropout: float = 0.0, reward: bool = False) -> Any:
+    """LoRA for a policy, or for a reward model, whose new head must be trained and saved whole."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules="all-linear",
+        task_type="SEQ_CLS" if reward else "CAUSAL_LM",
+        modules_to_save=["score"] if reward else None,
+    )
+
+
+def micro_batch(batch: int, limit: int | None) -> int:
+    """Largest micro-batch within the limit that divides the batch, so that accumulation adds up to it exactly."""
+    return max(size for size in range(1, min(batch, limit or batch) + 1) if batch % size == 0)
+
+
+def arguments(job: TrainJob, stage: str, learning_rate: float, batch: int, micro: int | None) -> dict[str, Any]:
+    """Keyword arguments that all trainers share; bf16 on a GPU, float32 on a CPU."""
+    size = micro_batch(batch, micro)
+    gpu = has_gpu()
+    return {
+        "output_dir": str(job.work / stage),
+        "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": batch // size,
+        "learning_rate": learning_rate,
+        "lr_scheduler_type": "linear",
+        # No ramp: its first step has rate zero, so a run of one step would silently learn nothing.
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "save_strategy": "steps",
+        "save_steps": job.settings.get("save_steps", 50),
+        "save_total_limit": 2,
+        "logging_steps": 1,
+        "seed": job.seed,
+        "data_seed": job.seed,
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": not gpu,
+        "bf16": gpu,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": gpu,
+    }
+
+
+def save(model: Any, tokenizer: Any, job: TrainJob, folder: Path) -> Path:
+    """Write adapter or model with tokenizer and chat template; the folder appears whole or not at all."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    if hasattr(model, "peft_config"):
+        model.peft_config["default"].base_model_name_or_path = job.base
+        # GRPO with a KL term adds a frozen copy "ref" of the adapter, which would be saved too.
+        model.save_pretrained(partial, selected_adapters=["default"])
+    else:
+        model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return folder
+
+
+def publish(model: Any, tokenizer: Any, job: TrainJob) -> tuple[str, Any]:
+    """Save the job's result where `TrainResult` expects it; returns its folder and kind.
+
+    A whole model goes back to the type it is served in; training had widened it.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    if hasattr(model, "peft_config"):
+        return str(save(model, tokenizer, job, Path(job.out) / "adapter")), "adapter"
+    dtype = AutoConfig.from_pretrained(job.base).dtype if job.dtype == "auto" else job.dtype
+    wanted = getattr(torch, str(dtype or "float32").removeprefix("torch."))
+    return str(save(model.to(wanted), tokenizer, job, Path(job.out) / "model")), "model"
