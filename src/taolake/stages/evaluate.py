@@ -1,0 +1,147 @@
+"""Evaluate: base and tuned answer the holdout, and every prompt gets its measurements, paired by prompt.
+
+The only stage that reads gold labels (law 4). Without any, a judge that is not part of the reward takes their place.
+The tuned adapter is served by the same engine, unmerged. Intervals and verdicts are made from these rows, not here.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taolake import ids, lake
+from taolake.config import Gold
+from taolake.curation.parse import parse
+from taolake.scoring import checks, sql
+from taolake.selection.weights import best_of_k
+from taolake.stages import fingerprints, generate, groups, reward, score
+from taolake.stages.fanout import Row, map_rows
+from taolake.stages.round import Outcome, Round
+from taolake.types import Policy
+from taolake.verdict import pass_at_k
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+def evaluate(round_: Round) -> Outcome:
+    """Answer, score and measure the holdout for both policies."""
+    from pyspark.sql import functions as f
+
+    base, tuned = round_.base, round_.tuned
+    answered = generate.fill(round_, tuned, generate.holdout_cells(round_.project))
+    score.fill(round_, tuned)
+    reward.fill(round_, tuned)
+    evaluation = fingerprints(round_.project)["evaluate"]
+    for policy in {base.id: base, tuned.id: tuned}.values():
+        measured = map_rows(_groups(round_, policy), lake.EVALUATIONS.columns, _measure(round_, evaluation, policy.id))
+        round_.lake.append_once(lake.EVALUATIONS, measured, ids.content_hash(evaluation, policy.id))
+    written = round_.lake.read(lake.EVALUATIONS).where(f.col("evaluation") == evaluation)
+    counts = written.where(f.col("metric") == "greedy").groupBy("model").count().collect()
+    prompts = {row["model"]: row["count"] for row in counts}
+    if not prompts:
+        raise ValueError("no holdout prompt has a label or a judge's word; check evaluate.gold.path and ingest.holdout")
+    detail = {"evaluation": evaluation, "base": base.id, "tuned": tuned.id, "prompts": prompts.get(base.id, 0)}
+    return Outcome(written.count(), answered.tokens, detail)
+
+
+def _groups(round_: Round, policy: Policy) -> "DataFrame":
+    """One row per holdout prompt: every candidate with its reward, and the judge's value where a judge decides."""
+    from pyspark.sql import functions as f
+
+    columns = ["candidate_id", "stream", "text", "tokens", "finish_reason", "reward", "judged"]
+    rows = groups.candidates(round_, policy).where(f.col("split") == "holdout")
+    rows = rows.join(reward.current(round_, policy).select("candidate_id", "reward"), "candidate_id", "left")
+    judge = round_.project.evaluate.judge if round_.project.evaluate.gold is None else None
+    if judge:
+        version = score.versions(round_)[judge]
+        said = round_.lake.read(lake.SCORES).where((f.col("scorer") == judge) & (f.col("scorer_version") == version))
+        rows = rows.join(said.select("candidate_id", f.col("value").alias("judged")), "candidate_id", "left")
+    else:
+        rows = rows.withColumn("judged", f.lit(None).cast("double"))
+    return rows.groupBy("prompt_id").agg(f.collect_list(f.struct(*columns)).alias("members"))
+
+
+def _measure(round_: Round, evaluation: str, model: str) -> Callable[[Iterator[Row]], Iterator[Row]]:
+    """A prompt's candidates in, its measurements out; prompts without a label have none."""
+    gold = round_.project.evaluate.gold
+    labels = read_labels(round_.project.task.name, gold, round_.project.ingest.system) if gold else {}
+    limit = round_.project.evaluate.samples
+
+    def rows(group: Row) -> Iterator[Row]:
+        if gold and group["prompt_id"] not in labels:
+            return
+        right = comparer(gold, labels[group["prompt_id"]]) if gold else None
+        members = sorted(group["members"], key=lambda m: m["candidate_id"])
+        marks = [_mark(m, right) for m in members]
+        for metric, value in measurements(members, marks, limit).items():
+            fixed = {"evaluation": evaluation, "model": model, "prompt_id": group["prompt_id"]}
+            yield fixed | {"metric": metric, "value": value}
+
+    return lambda groups_: (row for group in groups_ for row in rows(group))
+
+
+def _mark(member: Row, right: Callable[[str], bool] | None) -> float | None:
+    """1 for a right answer, 0 for a wrong or missing one; None where a judge could not tell."""
+    if right is not None:
+        return float(member["text"] is not None and right(member["text"]))
+    return None if member["judged"] is None else float(member["judged"] >= 0.5)
+
+
+def measurements(members: Sequence[Row], marks: Sequence[float | None], limit: int) -> dict[str, float]:
+    """One prompt's numbers: greedy, sampled, pass@k for k = 1, 2, 4, ..., best-of-n by reward, lengths, truncation."""
+    pairs = [(m, mark) for m, mark in zip(members, marks, strict=True) if mark is not None]
+    greedy = [(m, mark) for m, mark in pairs if m["stream"] == "G"]
+    sampled = [(m, mark) for m, mark in pairs if m["stream"] == "A"]
+    if not greedy or not sampled:
+        return {}
+    n, correct = len(sampled), sum(int(mark) for _, mark in sampled)
+    found = {
+        "greedy": greedy[0][1],
+        "greedy_tokens": float(greedy[0][0]["tokens"]),
+        "greedy_truncated": float(greedy[0][0]["finish_reason"] == "length"),
+        "samples": float(n),
+        "correct": float(correct),
+        "tokens": sum(m["tokens"] for m, _ in sampled) / n,
+    }
+    k = 1
+    while k <= min(n, limit):
+        found[f"pass_at_{k}"] = pass_at_k(n, correct, k)
+        k *= 2
+    rewarded = [(m["reward"], mark) for m, mark in sampled if m["reward"] is not None]
+    # A prompt the reward abstains on is answered by any sample: best-of-n is then no better than one try.
+    found["best_of_n"] = (
+        best_of_k([r for r, _ in rewarded], [mark for _, mark in rewarded], len(rewarded)) if rewarded else correct / n
+    )
+    if rewarded:
+        found["reward"] = sum(r for r, _ in rewarded) / len(rewarded)
+    return found
+
+
+def _same_number(answer: str, wanted: float | None) -> bool:
+    got = checks.last_number(answer)
+    return got is not None and wanted is not None and checks.is_close(got, wanted, 1e-6)
+
+
+def read_labels(task: str, gold: Gold, system: str | None = None) -> dict[str, str]:
+    """Labels by prompt id; a line that cannot be read is an error, since a label lost would change the result."""
+    labels: dict[str, str] = {}
+    for number, line in enumerate(Path(gold.path).read_bytes().splitlines(), start=1):
+        logged = parse(line, "messages", system)
+        if isinstance(logged, str):
+            raise ValueError(f"{gold.path}:{number}: {logged}")
+        labels[ids.prompt_id(task, logged.messages)] = str(json.loads(line)["answer"])
+    return labels
+
+
+def comparer(gold: Gold, label: str) -> Callable[[str], bool]:
+    """How an answer is held against a label."""
+    match gold.compare:
+        case "sql":
+            database = str(gold.database)
+            return lambda answer: sql.same_result(database, label, answer)
+        case "numeric":
+            wanted = checks.last_number(label)
+            return lambda answer: _same_number(answer, wanted)
+        case "exact":
+            return lambda answer: answer.strip() == label.strip()

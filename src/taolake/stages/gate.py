@@ -1,0 +1,57 @@
+"""Gate: may the tuned model replace what is deployed? Decided from `evaluations` alone, with intervals paired by
+prompt.
+
+A gain counts when the lower end of its interval is above the limit and no guard trips. The verdict is a row in
+`rounds`.
+"""
+
+from typing import Any
+
+from taolake import lake
+from taolake.stages.round import Outcome, Round
+from taolake.verdict import Guard, decide, paired_gain
+
+
+def gate(round_: Round) -> Outcome:
+    """Compare base and tuned, and write the verdict."""
+    found = round_.done("evaluate").detail
+    base, tuned = (measured(round_, found["evaluation"], found[who]) for who in ("base", "tuned"))
+    spec, evaluate = round_.project.gate, round_.project.evaluate
+    prompts = sorted(base["greedy"].keys() & tuned["greedy"].keys())
+    gain = paired_gain(
+        [base["greedy"][p] for p in prompts],
+        [tuned["greedy"][p] for p in prompts],
+        evaluate.resamples,
+        round_.project.seed,
+    )
+    growth = _mean(tuned["greedy_tokens"]) / max(_mean(base["greedy_tokens"]), 1e-9) - 1
+    cut = _mean(tuned["greedy_truncated"])
+    guards = [
+        Guard("length_growth", growth, spec.max_length_growth, growth <= spec.max_length_growth),
+        Guard("truncated", cut, spec.max_truncated, cut <= spec.max_truncated),
+    ]
+    verdict = decide(gain, guards, spec.min_gain)
+    detail: dict[str, Any] = {
+        "promoted": verdict.promoted,
+        "reason": verdict.reason,
+        "gain": gain._asdict(),
+        "prompts": len(prompts),
+        "scorer": "gold" if evaluate.gold else evaluate.judge,
+        "guards": [{"name": g.name, "value": g.value, "limit": g.limit, "ok": g.ok} for g in guards],
+    }
+    return Outcome(0, 0, detail)
+
+
+def measured(round_: Round, evaluation: str, model: str) -> dict[str, dict[str, float]]:
+    """Measurements of one model: metric to prompt to value."""
+    from pyspark.sql import functions as f
+
+    rows = round_.lake.read(lake.EVALUATIONS).where((f.col("evaluation") == evaluation) & (f.col("model") == model))
+    found: dict[str, dict[str, float]] = {}
+    for row in rows.select("metric", "prompt_id", "value").collect():
+        found.setdefault(row["metric"], {})[row["prompt_id"]] = row["value"]
+    return found
+
+
+def _mean(values: dict[str, float]) -> float:
+    return sum(values.values()) / len(values) if values else 0.0

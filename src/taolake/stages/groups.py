@@ -1,0 +1,41 @@
+"""Groups: a prompt's sampled candidates of one policy, the unit of agreement, reward and selection.
+
+A group has an id, the hash of who is in it; what is computed over a group carries that id in its version, so that
+extending N makes new rows and never mixes with old ones.
+"""
+
+from typing import TYPE_CHECKING
+
+from taolake import lake
+from taolake.stages.round import Round
+from taolake.types import Policy
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+SPLITS = ("train", "holdout")
+
+
+def candidates(round_: Round, policy: Policy) -> "DataFrame":
+    """A policy's candidates on prompts that are trained on or held out, with split and messages."""
+    from pyspark.sql import functions as f
+
+    ours = (f.col("task") == round_.project.task.name) & f.col("split").isin(*SPLITS)
+    prompts = round_.lake.read(lake.PROMPTS).where(ours)
+    mine = round_.lake.read(lake.CANDIDATES).where(f.col("policy") == policy.id)
+    return mine.join(prompts.select("prompt_id", "split", "messages"), "prompt_id")
+
+
+def sampled(round_: Round, policy: Policy) -> "DataFrame":
+    """As `candidates`, without the greedy answers, and with the `group` each belongs to."""
+    from pyspark.sql import functions as f
+
+    rows = candidates(round_, policy).where(f.col("stream") != "G")
+    return rows.join(rows.groupBy("prompt_id").agg(group_id().alias("group")), "prompt_id")
+
+
+def group_id() -> "Column":
+    """Aggregate: who is in a group, in 16 hex digits."""
+    from pyspark.sql import functions as f
+
+    return f.substring(f.sha2(f.array_join(f.sort_array(f.collect_list("candidate_id")), ","), 256), 1, 16)

@@ -1,0 +1,143 @@
+"""Ingest: logs of any shape become prompts, each once; what cannot be read goes to quarantine with its reason.
+
+In = kept + folded + quarantined, asserted in every run. Not here: near-duplicates, personal data, answers.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from taolake import ids, lake
+from taolake.config import Ingest, Project, Source
+from taolake.curation.parse import parse
+from taolake.stages.fanout import Row, map_rows
+from taolake.stages.round import Outcome, Round
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+
+_PARSED = """source STRING, messages ARRAY<STRUCT<role: STRING, content: STRING>>, request_id STRING, prompt_id STRING,
+             split STRING, chosen BOOLEAN, reason STRING, excerpt STRING"""
+_FIELDS = ("source", "messages", "request_id", "prompt_id", "split", "chosen", "reason", "excerpt")
+
+
+def ingest(round_: Round) -> Outcome:
+    """Read every source, write `prompts` and `quarantine`."""
+    from pyspark.sql import functions as f
+
+    parsed = _parsed(round_).persist()
+    try:
+        good, bad = parsed.where(f.col("reason").isNull()), parsed.where(f.col("reason").isNotNull())
+        prompts = _fold(good, round_.project.task.name).persist()
+        counts = _counts(parsed, prompts)
+        round_.lake.merge(lake.PROMPTS, prompts)
+        refused = bad.select(f.lit("ingest").alias("stage"), f.col("source").alias("source_id"), "reason", "excerpt")
+        round_.lake.insert_new(lake.QUARANTINE, refused)
+        prompts.unpersist()
+    finally:
+        parsed.unpersist()
+    return Outcome(counts["kept"], 0, counts)
+
+
+def _counts(parsed: "DataFrame", prompts: "DataFrame") -> dict[str, int]:
+    """Account for every line.
+
+    Raises:
+        AssertionError: a line is neither kept nor folded nor quarantined.
+    """
+    from pyspark.sql import functions as f
+
+    total = parsed.count()
+    quarantined = parsed.where(f.col("reason").isNotNull()).count()
+    splits = {row["split"]: row["count"] for row in prompts.groupBy("split").count().collect()}
+    kept = sum(splits.values())
+    folded = prompts.select(f.coalesce(f.sum(f.col("seen") - 1), f.lit(0))).collect()[0][0]
+    if total != kept + folded + quarantined:
+        raise AssertionError(f"ingest lost lines: {total} in, {kept} kept, {folded} folded, {quarantined} quarantined")
+    if not kept:
+        raise ValueError(
+            f"no usable prompt among {total} lines; `taolake tables quarantine` says what was wrong with them"
+        )
+    return {"in": total, "kept": kept, "folded": folded, "quarantined": quarantined, **splits}
+
+
+def _fold(good: "DataFrame", task: str) -> "DataFrame":
+    """One row per prompt; the first line it was seen in stands for it. An explicit split wins over an automatic one."""
+    from pyspark.sql import functions as f
+
+    first = f.min(f.struct(~f.col("chosen"), "source", "request_id", "messages", "split"))
+    folded = good.groupBy("prompt_id").agg(first.alias("first"), f.count(f.lit(1)).alias("seen"))
+    return folded.select(
+        "prompt_id",
+        f.lit(task).alias("task"),
+        "first.messages",
+        "first.split",
+        "seen",
+        "first.source",
+        "first.request_id",
+    )
+
+
+def _parsed(round_: Round) -> "DataFrame":
+    """All lines of all sources, each with a conversation or a reason."""
+    frames = [_parse_source(round_, source) for source in round_.project.ingest.sources]
+    result = frames[0]
+    for frame in frames[1:]:
+        result = result.unionByName(frame)
+    return result
+
+
+def _parse_source(round_: Round, source: Source) -> "DataFrame":
+    return map_rows(_lines(round_, source), _PARSED, _parser(round_.project, source))
+
+
+def _parser(project: Project, source: Source) -> Callable[[Iterator[Row]], Iterator[Row]]:
+    """(source, line) in, a conversation or a reason out."""
+    spec: Ingest = project.ingest
+    blank = dict.fromkeys(_FIELDS)
+
+    def parsed(where: str, line: bytes) -> Row:
+        logged = parse(line, source.messages, spec.system, spec.max_prompt_chars)
+        if isinstance(logged, str):
+            excerpt = line[:200].decode("utf-8", errors="replace")
+            return blank | {"source": where, "reason": logged, "excerpt": excerpt}
+        prompt = ids.prompt_id(project.task.name, logged.messages)
+        split = source.split if source.split != "auto" else ids.split_of(prompt, project.seed, spec.holdout)
+        found = {"source": where, "messages": list(logged.messages), "request_id": logged.request_id}
+        return blank | found | {"prompt_id": prompt, "split": split, "chosen": source.split != "auto"}
+
+    return lambda rows: (parsed(row["source"], row["line"] or b"") for row in rows)
+
+
+def _lines(round_: Round, source: Source) -> "DataFrame":
+    """Rows of a source as (source, line): JSON bytes and where they stood."""
+    from pyspark.sql import functions as f
+
+    spark = round_.lake.spark
+    as_text = source.format == "jsonl" or source.path.endswith((".json", ".jsonl"))
+    if as_text:
+        text = spark.read.text(source.path).select("value", *_PLACE)
+        return text.select(_numbered(source.path), f.col("value").cast("binary").alias("line"))
+    if source.format in ("delta", "inference_log"):
+        rows = spark.read.format("delta").load(source.path) if "/" in source.path else spark.read.table(source.path)
+        json = f.to_json(f.struct("*"))
+        # A table's rows have no place: their content names them, so that another reading finds the same name.
+        name = f.concat_ws("#", f.lit(source.path), f.substring(f.sha2(json, 256), 1, 16))
+        return rows.select(name.alias("source"), json.cast("binary").alias("line"))
+    reader = spark.read.option("header", "true").option("multiLine", "true").option("escape", '"')
+    rows = reader.csv(source.path) if source.format == "csv" else spark.read.parquet(source.path)
+    rows = rows.select(f.to_json(f.struct(*(f.col(name) for name in rows.columns))).alias("row"), *_PLACE)
+    return rows.select(_numbered(source.path), f.col("row").cast("binary").alias("line"))
+
+
+_PLACE = ("_metadata.file_path", "_metadata.file_block_start")
+
+
+def _numbered(path: str) -> "Column":
+    """`file:line`, counted from 1 in the file's own order, however Spark split it."""
+    from pyspark.sql import Window
+    from pyspark.sql import functions as f
+
+    order = Window.partitionBy("file_path").orderBy("file_block_start", f.monotonically_increasing_id())
+    # As the project file names it: the rest of the path belongs to the machine, not to the data.
+    file = f.concat(f.lit(path), f.substring_index("file_path", path, -1))
+    return f.concat_ws(":", file, f.row_number().over(order)).alias("source")

@@ -1,0 +1,165 @@
+"""Register: the tuned model, its adapter and its lineage go into MLflow, and it must answer from there before it
+counts.
+
+Every tuned model becomes `challenger`; one that passed the gate becomes `champion`. Locally the store is a SQLite file
+beside the tables; on Databricks it is Unity Catalog, by the URIs in the project file.
+"""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from taolake import lake
+from taolake.config import Project
+from taolake.stages.round import Outcome, Round
+from taolake.types import Policy
+
+PIP_REQUIREMENTS = ("mlflow", "torch", "transformers", "accelerate")
+
+
+def register(round_: Round) -> Outcome:
+    """Log, register, load back, ask, and only then move the aliases."""
+    import mlflow
+
+    project, tuned, verdict = round_.project, round_.tuned, round_.done("gate").detail
+    connect(project)
+    folder = _merged(round_, tuned)
+    with _quiet(), mlflow.start_run(run_name=f"{project.name}-round-{round_.number}") as run:
+        mlflow.log_params(
+            {"config_hash": project.config_hash, "algorithm": project.train.algorithm, "policy": tuned.id}
+        )
+        mlflow.log_metrics(
+            {"gain": verdict["gain"]["mean"], "gain_low": verdict["gain"]["low"], "gain_high": verdict["gain"]["high"]}
+        )
+        if tuned.adapter:
+            mlflow.log_artifacts(tuned.adapter, "adapter")
+        version = _log_model(project, folder)
+        question, answer = _ask_back(round_, f"models:/{project.register_.name}/{version}")
+    client = mlflow.MlflowClient()
+    for key, value in _lineage(round_, verdict).items():
+        client.set_model_version_tag(project.register_.name, version, key, value)
+    aliases = ["challenger", "champion"] if verdict["promoted"] else ["challenger"]
+    for alias in aliases:
+        client.set_registered_model_alias(project.register_.name, alias, version)
+    detail: dict[str, Any] = {"name": project.register_.name, "version": int(version), "alias": aliases[-1]}
+    return Outcome(0, 0, detail | {"run_id": run.info.run_id, "question": question, "answer": answer})
+
+
+def connect(project: Project) -> None:
+    """Point MLflow at the project's store."""
+    import mlflow
+
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a machine without git is no reason to warn
+    on_databricks = "DATABRICKS_RUNTIME_VERSION" in os.environ
+    beside = "databricks" if on_databricks else f"sqlite:///{Path(project.work).resolve()}/mlflow.db"
+    Path(project.work).mkdir(parents=True, exist_ok=True)
+    mlflow.set_tracking_uri(project.register_.tracking_uri or beside)
+    mlflow.set_registry_uri(project.register_.registry_uri or ("databricks-uc" if on_databricks else beside))
+    if on_databricks:  # the notebook's or the job's own experiment
+        return
+    with _quiet():
+        if mlflow.get_experiment_by_name(project.name) is None:
+            mlflow.create_experiment(project.name, artifact_location=f"{Path(project.work).resolve()}/mlartifacts")
+        mlflow.set_experiment(project.name)
+
+
+def _merged(round_: Round, tuned: Policy) -> Path:
+    """The whole model in one folder: what is served where adapters are not."""
+    if tuned.adapter is None:
+        return Path(tuned.model)
+    from taolake.training.merge import merge
+
+    folder = round_.work / f"merged-{tuned.id[:12]}"
+    return folder if folder.exists() else merge(round_.base_folder, tuned.adapter, folder)
+
+
+def _log_model(project: Project, folder: Path) -> str:
+    import mlflow
+
+    logged = mlflow.transformers.log_model(
+        str(folder),
+        name="model",
+        task="llm/v1/chat",
+        pip_requirements=list(PIP_REQUIREMENTS),
+        registered_model_name=project.register_.name,
+    )
+    return str(logged.registered_model_version)
+
+
+def _ask_back(round_: Round, uri: str) -> tuple[str, str]:
+    """Load the registered version as a user would, and have it answer one holdout prompt.
+
+    Raises:
+        RuntimeError: it answers nothing.
+    """
+    from pyspark.sql import functions as f
+
+    prompts = round_.lake.read(lake.PROMPTS).where(f.col("split") == "holdout").orderBy("prompt_id")
+    row = prompts.select("messages").first()
+    if row is None:
+        raise RuntimeError("no holdout prompt to ask the registered model; set ingest.holdout above 0")
+    messages = [m.asDict() for m in row["messages"]]
+    answer = ask(uri, messages, round_.project.model.max_tokens)
+    if not answer.strip():
+        raise RuntimeError(f"{uri} loads but answers nothing to {messages[-1]['content']!r}")
+    return messages[-1]["content"], answer
+
+
+def ask(uri: str, messages: list[dict[str, str]], max_tokens: int) -> str:
+    """One answer from a registered model."""
+    return Chat(uri)(messages, max_tokens)
+
+
+class Chat:
+    """A registered model, loaded once, ready to answer."""
+
+    def __init__(self, uri: str) -> None:
+        import mlflow
+
+        with _quiet():
+            self._model = mlflow.pyfunc.load_model(uri)
+
+    def __call__(self, messages: list[dict[str, str]], max_tokens: int) -> str:
+        with _quiet():  # without a temperature: the model's own generation config decides, as it does when served
+            reply = self._model.predict({"messages": messages, "max_tokens": max_tokens})
+        return str(reply[0]["choices"][0]["message"]["content"])
+
+
+def _lineage(round_: Round, verdict: dict[str, Any]) -> dict[str, str]:
+    """Where a version comes from: enough to find every row that made it."""
+    from taolake.stages import score
+
+    found = {f"taolake.table.{t.name}": str(round_.lake.version(t)) for t in lake.TABLES if t is not lake.ROUNDS}
+    scorers = {f"taolake.scorer.{name}": version for name, version in score.versions(round_).items()}
+    return (
+        found
+        | scorers
+        | {
+            "taolake.round": str(round_.number),
+            "taolake.config_hash": round_.project.config_hash,
+            "taolake.base": round_.base.id,
+            "taolake.policy": round_.tuned.id,
+            "taolake.selection": round_.done("select").detail["selection"],
+            "taolake.gate": verdict["reason"],
+        }
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow and transformers narrate; the narration of a round is ours, errors still come through."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    names = ("mlflow", "mlflow.store.db.utils", "transformers", "alembic")
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,67 @@
+"""Train: the selection goes into the weights, in a process of its own, resumable at any checkpoint.
+
+The algorithms are in `taolake.training`; the result's location and content hash are recorded in `rounds`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from taolake.stages import fingerprints
+from taolake.stages.round import Outcome, Round, policy
+from taolake.stages.score import train_reward_model
+from taolake.stages.select import training_rows
+from taolake.training.job import TrainJob
+
+
+def train(round_: Round) -> Outcome:
+    """Train on this round's selection; returns the tuned policy in its detail."""
+    import pyarrow.parquet as pq
+
+    from taolake.training.launch import launch
+
+    project = round_.project
+    picked = round_.done("select").detail
+    folder = round_.work / f"train-{fingerprints(project)['train'][:12]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows, table = folder / "selection.parquet", training_rows(round_, picked["selection"])
+    pq.write_table(table, rows)
+    online = project.train.algorithm == "grpo"
+    job = TrainJob(
+        algorithm=project.train.algorithm,
+        base=round_.base_folder,
+        rows=str(rows),
+        out=str(folder),
+        settings=project.train.model_dump(mode="json"),
+        seed=project.seed,
+        max_length=project.model.max_model_len,
+        dtype=project.model.dtype,
+        warmup=_warm_up(round_, picked),
+        project=project.model_dump(mode="json", by_alias=True) if online else None,
+        reward_model=_reward_model(round_) if online else None,
+    )
+    with round_.training_bar("train") as on_line:
+        result = launch(job, on_line)
+    adapter = result.folder if result.kind == "adapter" else None
+    made = policy(
+        project.model.path if adapter else result.folder, project.model.revision if adapter else None, adapter
+    )
+    detail: dict[str, Any] = {
+        "policy": made.id,
+        "model": made.model,
+        "revision": made.revision,
+        "adapter": made.adapter,
+    }
+    return Outcome(0, result.metrics.get("tokens", 0), {**detail, "warmup": job.warmup, "metrics": result.metrics})
+
+
+def _warm_up(round_: Round, picked: dict[str, Any]) -> bool:
+    """Imitate first when many candidates fail the verifiers, or other strategies win often."""
+    when = round_.project.train.warmup.when
+    return when == "always" or (when == "auto" and (picked["pass_rate"] < 0.9 or picked["stream_b_wins"] > 0.3))
+
+
+def _reward_model(round_: Round) -> str | None:
+    for spec in round_.project.scorers:
+        if spec.kind == "reward_model":
+            return str(Path(train_reward_model(round_, spec).folder))
+    return None
