@@ -1,0 +1,58 @@
+"""The embedded example: a shop database, questions in plain English, and a tiny model that writes its SQL.
+
+It is not a benchmark: it is the smallest setting in which every stage of taolake does real work on two CPU cores.
+`conf/demo.yml` names the two functions here: one makes the inputs of a round, the other stands in for people.
+"""
+
+import functools
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taolake import ids
+from taolake.config import Project, SqlScorer
+
+if TYPE_CHECKING:
+    from taolake.demo.questions import Question
+
+
+def prepare(project: Project) -> None:
+    """Write the log, the database and the labels of the holdout, and pre-train the base model once."""
+    from taolake.demo import assets, model
+
+    def is_holdout(messages: Sequence[Mapping[str, Any]]) -> bool:
+        turns = [{"role": m["role"], "content": m["content"]} for m in messages]
+        prompt = ids.prompt_id(project.task.name, turns)  # type: ignore[arg-type]
+        return ids.split_of(prompt, project.seed, project.ingest.holdout) == "holdout"
+
+    data = Path(project.ingest.sources[0].path).parent
+    stamp = data / f".{ids.content_hash(model.model_key(project.seed), project.ingest.holdout, project.task.name)}"
+    if not stamp.exists():
+        assets.write_assets(data, project.seed, is_holdout)
+        stamp.touch()
+    folder = Path(project.model.path)
+    cached = Path(project.work).parents[1] / "cache" / f"model-{model.model_key(project.seed)}"
+    if not cached.exists():
+        model.pretrain(cached, project.seed)
+    if not folder.exists() or ids.file_hash(folder) != ids.file_hash(cached):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(cached, folder)
+
+
+def annotate(project: Project, question: str, answers: Sequence[str]) -> list[tuple[int, int]]:
+    """What the simulated reviewer chooses among answers to a review question."""
+    from taolake.demo.reviewer import review
+
+    database = next(Path(s.database) for s in project.scorers if isinstance(s, SqlScorer))
+    rng = random.Random(f"{project.seed} {question}")
+    return review(_review_questions(project.seed)[question], answers, database, rng)
+
+
+@functools.cache
+def _review_questions(seed: int) -> "dict[str, Question]":
+    from taolake.demo.questions import review_questions
+    from taolake.demo.reviewer import questions_by_text
+
+    return questions_by_text(review_questions(seed))

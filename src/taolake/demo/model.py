@@ -1,0 +1,204 @@
+"""A tiny language model, pre-trained from scratch: `pretrain` on the embedded example's questions, `fit` on any others.
+
+The example's is not a good model: it is systematically wrong about the house conventions, as a general model would be.
+What it has in common with a real one is its form: a Llama with a byte-level BPE tokenizer and a chat template, in HF
+format.
+"""
+
+import hashlib
+import math
+import os
+import random
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from taolake.demo import questions
+from taolake.demo.questions import Messages
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+CORPUS_SIZE = 44_000
+BATCH_SIZE = 32
+PEAK_LEARNING_RATE = 4e-3
+VOCABULARY_SIZE = 1024
+SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>")
+
+# A turn needs no end mark except the assistant's: the next role token ends the others, and short prompts are cheap.
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+# Quoted dates stay whole, which halves the length of a quarter's query; the rest is words, numbers and punctuation.
+PIECES = r" ?'\d{4}-\d\d-\d\d'| ?[A-Za-z_]+| ?\d+| ?[^\sA-Za-z0-9_]+|\s+"
+_SHAPED_BY = ("database.py", "families.py", "families.toml", "model.py", "questions.py")
+
+Example = tuple[list[int], list[int]]
+
+
+def model_key(seed: int, shaped_by: Sequence[str] = _SHAPED_BY) -> str:
+    """Hashes everything that shapes the model: the sources in this folder, the seed and the library versions."""
+    digest = hashlib.sha256(f"seed {seed}".encode())
+    for library in ("tokenizers", "torch", "transformers"):
+        digest.update(f"{library} {version(library)}".encode())
+    for name in shaped_by:
+        digest.update(Path(__file__).with_name(name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def pretrain(folder: Path, seed: int, log: Callable[[str], None] = print) -> Path:
+    """Trains the example's model and writes it to `folder`; a folder that exists is left as it is."""
+    return folder if folder.exists() else fit(folder, questions.pretraining_pairs(seed, CORPUS_SIZE), seed, log=log)
+
+
+def fit(
+    folder: Path,
+    pairs: Sequence[tuple[Messages, str]],
+    seed: int,
+    pieces: str = PIECES,
+    log: Callable[[str], None] = print,
+) -> Path:
+    """Trains tokenizer and model on prompts with completions and writes them to `folder`, a new one, in HF format."""
+    tokenizer = train_tokenizer(pairs, pieces)
+    examples = [_encode(tokenizer, messages, completion) for messages, completion in pairs]
+    model = _new_model(tokenizer, seed)
+    log(f"pre-training {model.num_parameters():,} parameters on {len(examples):,} examples")
+    loss = _train(model, examples, tokenizer.pad_token_id, seed)
+    log(f"pre-training done, loss {loss:.3f} nats a token")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
+    partial.rename(folder)
+    return folder
+
+
+def train_tokenizer(pairs: Sequence[tuple[Messages, str]], pieces: str = PIECES) -> "PreTrainedTokenizerFast":
+    """Trains a byte-level BPE tokenizer on the corpus, no token longer than a piece, and gives it the chat template."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pieces), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (text for messages, completion in pairs for text in (messages[-1]["content"], completion))
+    tokenizer.train_from_iterator(texts, trainer)
+    pad, bos, eos, *roles = SPECIAL_TOKENS
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=pad,
+        bos_token=bos,
+        eos_token=eos,
+        additional_special_tokens=roles,
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=512,
+        padding_side="left",
+    )
+
+
+def _encode(tokenizer: "PreTrainedTokenizerFast", messages: Messages, completion: str) -> Example:
+    """Returns the token ids of the prompt and of the completion with its end mark."""
+    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    tokens = tokenizer([prompt, completion + tokenizer.eos_token], add_special_tokens=False)["input_ids"]
+    return tokens[0], tokens[1]
+
+
+def _new_model(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "LlamaForCausalLM":
+    """Builds an untrained model; the random state of the caller is left alone."""
+    import torch
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    ids: dict[str, Any] = {
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        dtype="float32",
+        **ids,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: LlamaForCausalLM = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(**ids)
+    return model
+
+
+def _train(model: "LlamaForCausalLM", examples: list[Example], pad: int, seed: int) -> float:
+    """Trains on the completions for one epoch; returns the mean loss of the last tenth of the steps."""
+    import torch
+
+    batches = list(_batches(examples, random.Random(f"batches {seed}")))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05)
+    warm_up = max(1, len(batches) // 20)
+
+    def learning_rate(step: int) -> float:
+        return min((step + 1) / warm_up, 0.5 + 0.5 * math.cos(math.pi * step / len(batches)) + 0.01)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate)
+    losses: list[float] = []
+    model.train()
+    for batch in tqdm(batches, desc="pre-training", disable=None):
+        loss = model(**_tensors(batch, pad)).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    model.train(False)
+    tail = losses[-max(1, len(losses) // 10) :]
+    return sum(tail) / len(tail)
+
+
+def _batches(examples: list[Example], rng: random.Random) -> Iterator[list[Example]]:
+    """Yields batches of examples of similar length, in random order."""
+    order = sorted(examples, key=lambda example: len(example[0]) + len(example[1]) + rng.random())
+    starts = list(range(0, len(order), BATCH_SIZE))
+    rng.shuffle(starts)
+    for start in starts:
+        yield order[start : start + BATCH_SIZE]
+
+
+def _tensors(batch: list[Example], pad: int) -> dict[str, "torch.Tensor"]:
+    """Pads a batch on the right; only completions carry labels."""
+    import torch
+
+    width = max(len(prompt) + len(completion) for prompt, completion in batch)
+    rows, labels, masks = [], [], []
+    for prompt, completion in batch:
+        gap = width - len(prompt) - len(completion)
+        rows.append(prompt + completion + [pad] * gap)
+        labels.append([-100] * len(prompt) + completion + [-100] * gap)
+        masks.append([1] * (width - gap) + [0] * gap)
+    return {
+        "input_ids": torch.tensor(rows),
+        "labels": torch.tensor(labels),
+        "attention_mask": torch.tensor(masks),
+    }

@@ -1,0 +1,128 @@
+"""The card as one self-contained HTML page: no request leaves it, no script runs in it.
+
+Prompts and answers are untrusted: the template escapes everything, and a content policy in the page forbids what
+escaping might miss. Markup that is passed through comes from `plots` alone, which escapes its own text.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
+
+from taolake.report.plots import Bar, Series, bars, curve, histogram
+
+_SPACE = "\u00a0"  # keeps a number and its unit on one line
+
+
+def render(card: Mapping[str, Any]) -> str:
+    """Render a card as an HTML document."""
+    return _template().render(card=card, headline=headline(card), charts=charts(card)) + "\n"
+
+
+def headline(card: Mapping[str, Any]) -> str:
+    """The card in one sentence."""
+    base, tuned = card["policies"]["base"], card["policies"]["tuned"]
+    after, before = percent(tuned["greedy"]["mean"]), percent(base["greedy"]["mean"])
+    if card["result"] == "no gain":
+        if base["id"] == tuned["id"]:
+            return f"No gain: base and tuned are the same model, which answers {after} right at the first try."
+        low, high = card["gain"]["ci"]
+        interval = f"{points(card['gain']['mean'])} points [{points(low)} to {points(high)}]"
+        return (
+            f"No gain: the tuned model answers {after} right at the first try, the base {before}; "
+            f"the difference of {interval} could be chance."
+        )
+    if card["result"] == "worse":
+        return f"Worse: the tuned model answers {after} right at the first try, down from {before}."
+    said = f"The tuned model answers {after} right at the first try, up from {before}"
+    best, share = base["best_of_n"], card["bake_in_ratio"]
+    if best is None:
+        return f"{said}."
+    said += f"; best-of-{best['n']} found {percent(best['mean'])}"
+    if share is None:
+        return f"{said}."
+    part = "all" if share >= 1 else percent(share, 0)
+    return f"{said}: {part} of that lead is now in the weights."
+
+
+def charts(card: Mapping[str, Any]) -> dict[str, Markup | None]:
+    """Every chart of the page by name; None where the card has no numbers for it."""
+    base, tuned = card["policies"]["base"], card["policies"]["tuned"]
+    best = base["best_of_n"]
+    rows = [
+        _bar("Base, one answer", base["greedy"], "base"),
+        *([_bar(f"Base, best of {best['n']}", best, "best")] if best else []),
+        _bar("Tuned, one answer", tuned["greedy"], "tuned"),
+    ]
+    ks = sorted(int(k) for k in base["pass_at"].keys() & tuned["pass_at"].keys())
+    lines = [
+        Series(label, [p["pass_at"][str(k)] for k in ks], style)
+        for label, p, style in (("Base", base, "base"), ("Tuned", tuned, "tuned"))
+    ]
+    reward, length = card["reward_histogram"], card["length_histogram"]
+    return {
+        "bars": Markup(bars("Right answers on held-out prompts", rows)),
+        "curve": Markup(curve("Right at least once in k attempts", ks, lines)) if ks else None,
+        "reward": _histogram("Rewards of sampled answers", "reward", reward),
+        "length": _histogram("Lengths of sampled answers", "tokens", length),
+    }
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share as `62.5 %`."""
+    return "not measured" if share is None else f"{100 * share:.{digits}f}{_SPACE}%"
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points, signed."""
+    return f"{100 * share:+.1f}".replace("-", "\u2212")
+
+
+def whole(number: float | None) -> str:
+    """A whole number with its thousands apart."""
+    return "not known" if number is None else f"{number:,.0f}".replace(",", "\u202f")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the largest fitting units."""
+    if seconds < 60:
+        return f"{seconds:.1f}{_SPACE}s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}{_SPACE}h {minutes:02d}{_SPACE}min" if hours else f"{minutes}{_SPACE}min {rest:02d}{_SPACE}s"
+
+
+def memory(size: int) -> str:
+    """Bytes in gigabytes, or megabytes below one."""
+    return f"{size / 1e9:.1f}{_SPACE}GB" if size >= 1e9 else f"{size / 1e6:.0f}{_SPACE}MB"
+
+
+def chance(p: float) -> str:
+    """A p-value with two digits, or its bound."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def dollars(amount: float) -> str:
+    """Money; small amounts keep their digits."""
+    return f"${amount:,.2f}" if amount >= 1 or not amount else f"${amount:.4f}"
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {f.__name__: f for f in (percent, points, whole, duration, memory, chance, dollars)}
+    return environment.from_string(resources.files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8"))
+
+
+def _bar(label: str, stat: Mapping[str, float], style: str) -> Bar:
+    return Bar(label, stat["mean"], stat["low"], stat["high"], style)
+
+
+def _histogram(title: str, unit: str, found: Mapping[str, Any]) -> Markup | None:
+    series: Sequence[Series] = [Series("Base", found["base"], "base"), Series("Tuned", found["tuned"], "tuned")]
+    if not any(any(line.values) for line in series):
+        return None
+    return Markup(histogram(title, unit, found["edges"], series))
