@@ -1,0 +1,91 @@
+"""The three ways to write a table: each is safe to repeat, and the schema is the one in `lake.py`."""
+
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+
+from taolake import lake
+from taolake.lake import Lake
+
+
+def pairs(spark: SparkSession, *rows: tuple[str, str, str, str]):  # type: ignore[no-untyped-def]
+    return spark.createDataFrame(list(rows), "prompt_id STRING, chosen STRING, rejected STRING, annotator STRING")
+
+
+@pytest.fixture
+def here(spark: SparkSession, tmp_path: Path) -> Lake:
+    return Lake(spark, str(tmp_path))
+
+
+def test_a_table_never_written_is_empty_and_has_its_schema(here: Lake) -> None:
+    frame = here.read(lake.CANDIDATES)
+    assert frame.count() == 0
+    wanted = lake.CANDIDATES.schema()
+    assert frame.schema.names == wanted.names
+    assert [f.dataType for f in frame.schema] == [f.dataType for f in wanted]
+    assert frame.schema["text"].metadata["comment"] == wanted["text"].metadata["comment"]
+
+
+def test_append_once_commits_a_chunk_once(here: Lake, spark: SparkSession) -> None:
+    rows = pairs(spark, ("p", "a", "b", "x"))
+    here.append_once(lake.PREFERENCES, rows, "chunk-1")
+    here.append_once(lake.PREFERENCES, rows, "chunk-1")
+    assert here.read(lake.PREFERENCES).count() == 1
+    here.append_once(lake.PREFERENCES, rows, "chunk-2")
+    assert here.read(lake.PREFERENCES).count() == 2
+
+
+def test_chunks_may_arrive_in_any_order(here: Lake, spark: SparkSession) -> None:
+    """One transaction id per chunk: with one per run, Delta would drop the lower version that comes late."""
+    for chunk in ("9", "1", "5"):
+        here.append_once(lake.PREFERENCES, pairs(spark, (chunk, "a", "b", "x")), chunk)
+    assert {r["prompt_id"] for r in here.read(lake.PREFERENCES).collect()} == {"9", "1", "5"}
+
+
+def test_insert_new_leaves_known_keys_alone(here: Lake, spark: SparkSession) -> None:
+    refused = "stage STRING, source_id STRING, reason STRING, excerpt STRING"
+    here.insert_new(lake.QUARANTINE, spark.createDataFrame([("ingest", "f:1", "first", "")], refused))
+    here.insert_new(
+        lake.QUARANTINE, spark.createDataFrame([("ingest", "f:1", "other", ""), ("ingest", "f:2", "b", "")], refused)
+    )
+    assert {r["source_id"]: r["reason"] for r in here.read(lake.QUARANTINE).collect()} == {"f:1": "first", "f:2": "b"}
+
+
+def test_merge_updates_by_key(here: Lake, spark: SparkSession) -> None:
+    columns = lake.PROMPTS.columns
+    from pyspark.sql.types import StructType
+
+    schema = StructType.fromDDL(columns)
+    here.merge(lake.PROMPTS, spark.createDataFrame([("p", "t", [("user", "a")], "train", 1, "f:1", "r")], schema))
+    here.merge(lake.PROMPTS, spark.createDataFrame([("p", "t", [("user", "a")], "train", 3, "f:1", "r")], schema))
+    assert [(r["prompt_id"], r["seen"]) for r in here.read(lake.PROMPTS).collect()] == [("p", 3)]
+
+
+def test_a_missing_or_unknown_column_is_named(here: Lake, spark: SparkSession) -> None:
+    rows = spark.createDataFrame([("p", "a", "b")], "prompt_id STRING, chosen STRING, reject STRING")
+    with pytest.raises(ValueError, match=r"missing columns \['annotator', 'rejected'\], unknown columns \['reject'\]"):
+        here.append_once(lake.PREFERENCES, rows, "c")
+
+
+def test_older_versions_can_be_read(here: Lake, spark: SparkSession) -> None:
+    here.append_once(lake.PREFERENCES, pairs(spark, ("p", "a", "b", "x")), "1")
+    before = here.version(lake.PREFERENCES)
+    here.append_once(lake.PREFERENCES, pairs(spark, ("q", "a", "b", "x")), "2")
+    assert here.version(lake.PREFERENCES) == before + 1
+    assert here.read(lake.PREFERENCES, before).count() == 1
+
+
+def test_content_id_is_of_the_set_of_rows(here: Lake, spark: SparkSession) -> None:
+    one, two = ("p", "a", "b", "x"), ("q", "c", "d", "x")
+    key = lake.PREFERENCES.key
+    assert here.content_id(pairs(spark, one, two), *key) == here.content_id(pairs(spark, two, one).repartition(3), *key)
+    assert here.content_id(pairs(spark, one), *key) != here.content_id(pairs(spark, two), *key)
+    assert here.content_id(pairs(spark, one).limit(0), *key) != here.content_id(pairs(spark, one), *key)
+
+
+def test_a_catalog_location_gives_three_level_names(spark: SparkSession) -> None:
+    here = Lake(spark, "main.tuning")
+    assert here.in_catalog
+    assert here._name(lake.PROMPTS) == "main.tuning.prompts"
+    assert not Lake(spark, "build/a.b").in_catalog

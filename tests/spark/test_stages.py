@@ -1,0 +1,152 @@
+"""Generate to select on the fake engine: ledgers, groups, laws; everything but the model is real."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as f
+
+from taolake import ids, lake, stages
+from taolake.stages.round import Round
+from tests.projects import fake_project, open_round, write_log
+
+QUESTIONS = [f"question {i}" for i in range(24)]
+
+
+@pytest.fixture(scope="module")
+def finished(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Round:
+    """A fake round up to select, run once for the tests that only look."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_log(folder / "log.jsonl", QUESTIONS)
+    poisoned = {"kind": "fake", "answers": ["select 1", "select 2", "dunno"], "poison": "question 7", "devices": 2}
+    round_ = open_round(spark, fake_project(folder, engine=poisoned))
+    for name in ("ingest", "generate", "label", "score", "reward", "select"):
+        stages.run(round_, name)
+    return round_
+
+
+def test_every_cell_is_there_once(finished: Round) -> None:
+    prompts = {r["prompt_id"]: r["split"] for r in finished.lake.read(lake.PROMPTS).collect()}
+    rows = (
+        finished.lake.read(lake.CANDIDATES)
+        .select("prompt_id", "stream", "sample", "candidate_id", "strategy")
+        .collect()
+    )
+    wanted = {(p, "A", i) for p, split in prompts.items() for i in range(6 if split == "train" else 4)}
+    wanted |= {(p, "G", 0) for p, split in prompts.items() if split == "holdout"}
+    assert {(r["prompt_id"], r["stream"], r["sample"]) for r in rows} == wanted
+    assert len(rows) == len(wanted)
+    for row in rows:
+        assert row["candidate_id"] == ids.candidate_id(
+            row["prompt_id"], finished.base.id, row["strategy"], row["sample"]
+        )
+
+
+def test_nothing_stays_cached(finished: Round) -> None:
+    """A frame kept after its stage would fill the memory of a long session, one stage after the other."""
+    assert finished.lake.spark._jsparkSession.sharedState().cacheManager().isEmpty()
+
+
+def test_a_poison_prompt_is_error_rows_and_nothing_else(finished: Round) -> None:
+    rows = finished.lake.read(lake.CANDIDATES).where(f.col("status") != "ok").collect()
+    poisoned = ids.prompt_id("count", [{"role": "user", "content": "question 7"}])
+    assert {r["prompt_id"] for r in rows} == {poisoned}
+    assert all(r["text"] is None and "poison" in r["error"] for r in rows)
+    scores = finished.lake.read(lake.SCORES).where((f.col("prompt_id") == poisoned) & (f.col("scorer") == "query"))
+    assert {(r["value"], r["status"]) for r in scores.collect()} == {(None, "error")}
+
+
+def test_scores_are_one_row_a_candidate_scorer_and_version(finished: Round) -> None:
+    scores = finished.lake.read(lake.SCORES)
+    assert scores.count() == scores.select("candidate_id", "scorer", "scorer_version").distinct().count()
+    counts = {r["scorer"]: r["count"] for r in scores.groupBy("scorer").count().collect()}
+    candidates = finished.lake.read(lake.CANDIDATES)
+    sampled = candidates.where(f.col("stream") != "G").count()
+    assert counts == {"query": candidates.count(), "judge": candidates.count(), "agrees": sampled}
+
+
+def test_agreement_is_the_share_of_the_own_group(finished: Round) -> None:
+    scores = finished.lake.read(lake.SCORES).where(f.col("scorer") == "agrees").collect()
+    groups: dict[str, list[tuple[str | None, float | None]]] = {}
+    for row in scores:
+        groups.setdefault(row["prompt_id"], []).append((row["answer_key"], row["value"]))
+    assert groups
+    for members in groups.values():
+        keys = [key for key, _ in members if key is not None]
+        for key, value in members:
+            assert value == (None if key is None else pytest.approx(keys.count(key) / len(keys)))
+
+
+def test_the_trainer_sees_train_prompts_alone(finished: Round) -> None:
+    splits = {r["prompt_id"]: r["split"] for r in finished.lake.read(lake.PROMPTS).collect()}
+    rows = finished.lake.read(lake.SELECTIONS).collect()
+    assert {splits[r["prompt_id"]] for r in rows} == {"train"}
+    assert {r["kind"] for r in rows} == {"imitate", "regress"}
+    imitated = [r for r in rows if r["kind"] == "imitate"]
+    assert all(r["text"].startswith("select") for r in imitated)
+    # Advantages of one prompt are its rewards less one number.
+    by_prompt: dict[str, set[float]] = {}
+    for r in (r for r in rows if r["kind"] == "regress"):
+        by_prompt.setdefault(r["prompt_id"], set()).add(round(r["reward"] - r["advantage"], 9))
+    assert by_prompt
+    assert all(len(values) == 1 for values in by_prompt.values())
+
+
+def test_a_second_run_does_nothing(finished: Round) -> None:
+    before = {t.name: finished.lake.version(t) for t in lake.TABLES}
+    assert [stages.run(finished, name)[1] for name in ("ingest", "generate", "score", "reward", "select")] == [
+        False
+    ] * 5
+    assert {t.name: finished.lake.version(t) for t in lake.TABLES} == before
+
+
+def test_a_stage_before_its_turn_says_what_to_run(spark: SparkSession, tmp_path: Path) -> None:
+    write_log(tmp_path / "log.jsonl", QUESTIONS)
+    round_ = open_round(spark, fake_project(tmp_path))
+    with pytest.raises(
+        RuntimeError, match="stage 'ingest' of round 1 is never started; run `taolake stage ingest` first"
+    ):
+        stages.run(round_, "generate")
+
+
+def test_more_samples_compute_only_what_is_new(spark: SparkSession, tmp_path: Path) -> None:
+    """N from 6 to 8, and other engines on other numbers of tasks: old rows stay, seeds belong to rows."""
+    write_log(tmp_path / "log.jsonl", QUESTIONS)
+    small = open_round(spark, fake_project(tmp_path))
+    for name in ("ingest", "generate"):
+        stages.run(small, name)
+    before = {r["candidate_id"]: r["chunk_id"] for r in small.lake.read(lake.CANDIDATES).collect()}
+    three = {"kind": "fake", "answers": ["select 1", "select 2", "dunno"], "devices": 3}
+    grown = {"n": 8, "review_n": 0, "strategies": [{"name": "plain", "share": 1}]}
+    large = open_round(spark, fake_project(tmp_path, generate=grown, engine=three))
+    outcome, _ = stages.run(large, "generate")
+    after = {r["candidate_id"]: r["chunk_id"] for r in large.lake.read(lake.CANDIDATES).collect()}
+    train = large.lake.read(lake.PROMPTS).where(f.col("split") == "train").count()
+    assert outcome.rows == len(after) - len(before) == 2 * train
+    assert before.items() <= after.items()
+    fresh = open_round(spark, fake_project(tmp_path, generate=grown, lake=str(tmp_path / "other")))
+    for name in ("ingest", "generate"):
+        stages.run(fresh, name)
+    texts = [{r["candidate_id"]: r["text"] for r in x.lake.read(lake.CANDIDATES).collect()} for x in (large, fresh)]
+    assert texts[0] == texts[1]
+
+
+def test_gold_changes_nothing_that_is_trained_on(spark: SparkSession, tmp_path: Path) -> None:
+    """Law 4, held by running: with right labels, wrong labels and none at all the training set has one hash."""
+    write_log(tmp_path / "log.jsonl", QUESTIONS)
+    gold = tmp_path / "gold.jsonl"
+    hashes = set()
+    for number, answer in enumerate(("select 1", "select 2", None)):
+        gold.unlink(missing_ok=True)
+        if answer:
+            lines = [{"messages": [{"role": "user", "content": q}], "answer": answer} for q in QUESTIONS]
+            gold.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        labelled = {"samples": 4, "gold": {"path": str(gold), "compare": "exact"}}
+        round_ = open_round(spark, fake_project(tmp_path, evaluate=labelled, lake=str(tmp_path / f"lake{number}")))
+        for name in ("ingest", "generate", "label", "score", "reward", "select"):
+            stages.run(round_, name)
+        rows = round_.lake.read(lake.SELECTIONS)
+        assert rows.count() > 0
+        hashes.add(round_.lake.content_id(rows, *[c for c in rows.columns if c != "messages"]))
+    assert len(hashes) == 1

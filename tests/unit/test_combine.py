@@ -1,0 +1,140 @@
+"""Rewards of one prompt's candidates: gates, weighted means, pooling, abstention."""
+
+import math
+
+import pytest
+
+from taolake.config import Reward
+from taolake.selection.combine import Combined, combine, squash
+from taolake.types import Score
+
+NAN = math.nan
+
+
+def reward(**options: object) -> Reward:
+    return Reward.model_validate({"weights": {"q": 1.0}, "min_scored": 2, "min_spread": 0.0, **options})
+
+
+def group(**columns: list[float | None]) -> list[dict[str, Score | None]]:
+    """One candidate per position; None stands for a scorer that could not tell."""
+    names = list(columns)
+    return [
+        {name: Score(value) for name, value in zip(names, row, strict=True)}
+        for row in zip(*columns.values(), strict=True)
+    ]
+
+
+def rewards(found: list[Combined]) -> list[float | None]:
+    return [c.reward for c in found]
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "expected"),
+    [
+        ({"q": [0.2, 0.8]}, {}, [(0.2, ""), (0.8, "")]),
+        ({"q": [0.2, None, 0.8]}, {}, [(0.2, ""), (None, "unscored"), (0.8, "")]),
+        ({"q": [0.2, NAN, 0.8]}, {}, [(0.2, ""), (None, "unscored"), (0.8, "")]),
+        ({"q": [0.2, 0.8], "p": [1.0, 0.0]}, {"weights": {"q": 3, "p": 1}}, [(0.4, ""), (0.6, "")]),
+        ({"q": [0.2, 0.8], "p": [1.0, None]}, {"weights": {"q": 3, "p": 1}}, [(None, "too_few")] * 2),
+        ({"q": [0.9, 0.5, 0.4], "v": [0, 1, 1]}, {"require": ["v"]}, [(0.0, "gate"), (0.5, ""), (0.4, "")]),
+        ({"q": [0.9, 0.5, 0.4], "v": [None, 1, 1]}, {"require": ["v"]}, [(None, "unscored"), (0.5, ""), (0.4, "")]),
+        ({"q": [0.9, 0.5, 0.4], "v": [NAN, 1, 1]}, {"require": ["v"]}, [(None, "unscored"), (0.5, ""), (0.4, "")]),
+        ({"q": [None, 0.5, 0.4], "v": [0, 1, 1]}, {"require": ["v"]}, [(0.0, "gate"), (0.5, ""), (0.4, "")]),
+        ({"q": [0.9, 0.5], "v": [0, 1], "w": [None, 1]}, {"require": ["w", "v"]}, [(0.0, "gate"), (0.5, "")]),
+        ({"q": [0.9, 0.5], "v": [0.5, 1]}, {"require": ["v"]}, [(0.9, ""), (0.5, "")]),
+        ({"q": [0.9, 0.5]}, {"require": ["absent"]}, [(None, "too_few")] * 2),
+        # gate failures count as scored, and their zeros as spread
+        ({"q": [0.9, 0.5], "v": [0, 1]}, {"require": ["v"], "min_spread": 0.5}, [(0.0, "gate"), (0.5, "")]),
+        ({"q": [0.9, 0.9], "v": [0, 0]}, {"require": ["v"], "min_spread": 0.05}, [(None, "no_spread")] * 2),
+        ({"q": [0.5]}, {}, [(None, "too_few")]),
+        ({"q": [0.5] * 3}, {"min_spread": 0.05}, [(None, "no_spread")] * 3),
+        ({"q": [0.5] * 3}, {}, [(0.5, "")] * 3),
+        ({"q": [0.25, 0.3]}, {"min_spread": 0.05}, [(0.25, ""), (0.3, "")]),
+        ({"q": [0.25, 0.2999]}, {"min_spread": 0.05}, [(None, "no_spread")] * 2),
+        ({"q": [0.1, 0.9, None]}, {"min_scored": 3}, [(None, "too_few")] * 3),
+    ],
+)
+def test_combine(columns: dict[str, list[float | None]], options: dict[str, object], expected: list[tuple]) -> None:
+    assert combine(group(**columns), reward(**options)) == [Combined(*pair) for pair in expected]
+
+
+def test_empty_group_stays_empty() -> None:
+    assert combine([], reward()) == []
+
+
+def pooled(qs: list[float | None], keys: list[str | None], prior: float, **options: object) -> list[float | None]:
+    rows: list[dict[str, Score | None]] = [
+        {"q": Score(q), "runs": Score(1.0, answer_key=key)} for q, key in zip(qs, keys, strict=True)
+    ]
+    return rewards(combine(rows, reward(pool_over="runs", pool_prior=prior, **options)))
+
+
+@pytest.mark.parametrize(
+    ("qs", "keys", "prior", "expected"),
+    [
+        # mean 0.5; a: (0.2+0.6+0.5)/3, b: (0.7+0.5)/2
+        ([0.2, 0.6, 0.7], ["a", "a", "b"], 1.0, [1.3 / 3, 1.3 / 3, 0.6]),
+        ([0.2, 0.6, 0.7], ["a", "a", "b"], 0.0, [0.4, 0.4, 0.7]),
+        # no key: an answer of its own, never one shared "no key" answer
+        ([0.2, 0.6, 0.7], [None, None, "b"], 1.0, [0.35, 0.55, 0.6]),
+        # an unscored twin neither counts nor gains a score
+        ([0.2, None, 0.8], ["a", "a", "b"], 1.0, [0.35, None, 0.65]),
+    ],
+)
+def test_pooling_shrinks_to_the_prompt_mean(
+    qs: list[float | None], keys: list[str | None], prior: float, expected: list[float | None]
+) -> None:
+    found = pooled(qs, keys, prior)
+    assert [e if e is None else pytest.approx(e, abs=1e-11) for e in expected] == found
+
+
+def test_pooling_does_not_elect_the_majority() -> None:
+    found = pooled([0.3, 0.3, 0.3, 0.9, 0.9], ["many", "many", "many", "few", "few"], 1.0)
+    assert found[3] == found[4] and found[3] > found[0]
+
+
+def test_pooling_leaves_gate_failures_out() -> None:
+    rows: list[dict[str, Score | None]] = [
+        {"q": Score(0.9), "runs": Score(0.0, answer_key="a")},
+        {"q": Score(0.2), "runs": Score(1.0, answer_key="a")},
+        {"q": Score(0.6), "runs": Score(1.0, answer_key="b")},
+    ]
+    found = combine(rows, reward(require=["runs"], pool_over="runs"))
+    assert found == [Combined(0.0, "gate"), Combined(0.3, ""), Combined(0.5, "")]
+
+
+def test_equal_values_are_exact_ties_whatever_the_order_of_the_sum() -> None:
+    found = pooled([0.1, 0.2, 0.3, 0.3, 0.2, 0.1], ["a", "a", "a", "b", "b", "b"], 0.0)
+    assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.inf])
+def test_value_outside_the_unit_interval_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="squash"):
+        combine(group(q=[value, 0.5]), reward())
+
+
+@pytest.mark.parametrize("weights", [{"q": 0.0}, {"q": 2.0, "p": -1.0}])
+def test_weights_that_cannot_average_are_refused(weights: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="greater than 0"):
+        combine(group(q=[0.1, 0.5], p=[0.1, 0.5]), reward(weights=weights))
+
+
+@pytest.mark.parametrize(
+    ("logits", "expected"),
+    [
+        ([], []),
+        ([None, NAN], [None, None]),
+        ([3.0], [0.5]),
+        ([7.0, 7.0], [0.5, 0.5]),
+        ([1.0, 3.0], [1 / (1 + math.e), math.e / (1 + math.e)]),
+        ([1.0, None, 3.0, NAN], [1 / (1 + math.e), None, math.e / (1 + math.e), None]),
+        ([-1000.0, 1000.0], [0.0, 1.0]),
+    ],
+)
+def test_squash(logits: list[float | None], expected: list[float | None]) -> None:
+    assert squash(logits) == [None if e is None else pytest.approx(e, abs=1e-12) for e in expected]
+
+
+def test_squash_forgets_the_prompts_offset() -> None:
+    assert squash([1.0, 2.0, 4.0]) == pytest.approx(squash([101.0, 102.0, 104.0]), abs=1e-12)

@@ -1,0 +1,107 @@
+"""Best-of-k weights against enumeration of every subset, OAPL's value, and the seeded draw."""
+
+import math
+from itertools import combinations
+
+import pytest
+
+from taolake.selection.weights import advantages, best_of_k, draw, order_statistic_weights, value
+
+GROUPS = [
+    [0.5],
+    [0.1, 0.9],
+    [0.3, 0.3, 0.3],
+    [0.9, 0.1, 0.5, 0.5, 0.2],
+    [0.0, 0.0, 1.0, 1.0, 1.0, 0.5],
+    [0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1],
+]
+
+
+def enumerated(rewards: list[float], gold: list[float], k: int) -> tuple[list[float], float]:
+    """Weights and best-of-k over all subsets of k, ties shared evenly."""
+    subsets = list(combinations(range(len(rewards)), min(k, len(rewards))))
+    weights = [0.0] * len(rewards)
+    for subset in subsets:
+        top = max(rewards[i] for i in subset)
+        winners = [i for i in subset if rewards[i] == top]
+        for i in winners:
+            weights[i] += 1 / len(winners) / len(subsets)
+    return weights, sum(w * g for w, g in zip(weights, gold, strict=True))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("rewards", GROUPS)
+def test_weights_and_best_of_k_equal_enumeration(rewards: list[float], k: int) -> None:
+    gold = [float(i % 2) + i / 10 for i in range(len(rewards))]
+    weights, expected = enumerated(rewards, gold, k)
+    assert order_statistic_weights(rewards, k) == pytest.approx(weights, abs=1e-12)
+    assert best_of_k(rewards, gold, k) == pytest.approx(expected, abs=1e-12)
+
+
+def test_published_weights() -> None:
+    found = order_statistic_weights([1, 2, 3, 4, 5, 6, 7, 8], 4)
+    assert [round(w, 3) for w in found] == [0, 0, 0, 0.014, 0.057, 0.143, 0.286, 0.5]
+    assert order_statistic_weights([], 4) == []
+    assert math.fsum(order_statistic_weights([i % 7 for i in range(500)], 40)) == pytest.approx(1, abs=1e-12)
+
+
+def test_best_of_one_is_the_mean_and_of_all_the_top() -> None:
+    assert best_of_k([0.1, 0.2, 0.3], [1, 0, 0.5], 1) == pytest.approx(0.5)
+    assert best_of_k([0.1, 0.2, 0.3], [1, 0, 0.5], 3) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("rewards", "beta_v", "expected"),
+    [
+        ([0.5], 1.0, 0.5),
+        ([0.5, 0.5], 0.1, 0.5),
+        ([0.0, 1.0], 1.0, math.log((1 + math.e) / 2)),
+        ([0.0, 1.0], 0.5, 0.5 * math.log((1 + math.e**2) / 2)),
+        ([0.0, 1.0], 1e-6, 1 - 1e-6 * math.log(2)),
+        ([1000.0, 1001.0], 1.0, 1000 + math.log((1 + math.e) / 2)),
+    ],
+)
+def test_value(rewards: list[float], beta_v: float, expected: float) -> None:
+    assert value(rewards, beta_v) == pytest.approx(expected, abs=1e-10)
+    assert advantages(rewards, beta_v) == pytest.approx([r - expected for r in rewards], abs=1e-10)
+
+
+def test_draw_is_seeded_and_without_replacement() -> None:
+    weights = [0.1, 0.0, 0.4, 0.5, 0.0]
+    for seed in range(50):
+        found = draw(weights, 2, seed)
+        assert len(set(found)) == 2 and not {1, 4} & set(found)
+        assert found == draw(weights, 2, seed)
+    assert len({tuple(draw(weights, 2, seed)) for seed in range(50)}) > 3
+    assert sorted(draw(weights, 9, 1)) == [0, 2, 3]
+    assert draw(weights, 0, 1) == draw([], 3, 1) == draw([0.0, 0.0], 3, 1) == []
+
+
+def test_draw_follows_the_weights() -> None:
+    weights, runs = [1.0, 2.0, 5.0], 4000
+    draws = [draw(weights, 2, seed) for seed in range(runs)]
+    first = [sum(d[0] == i for d in draws) / runs for i in range(3)]
+    assert first == pytest.approx([1 / 8, 2 / 8, 5 / 8], abs=0.03)
+    after_last = [d[1] for d in draws if d[0] == 2]
+    assert sum(i == 1 for i in after_last) / len(after_last) == pytest.approx(2 / 3, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: order_statistic_weights([0.1, math.nan], 2),
+        lambda: order_statistic_weights([0.1], 0),
+        lambda: best_of_k([0.1], [1, 2], 1),
+        lambda: best_of_k([], [], 1),
+        lambda: best_of_k([0.1], [math.nan], 1),
+        lambda: value([], 1.0),
+        lambda: value([0.1], 0.0),
+        lambda: value([math.inf], 1.0),
+        lambda: draw([0.5, -0.1], 1, 0),
+        lambda: draw([math.nan], 1, 0),
+        lambda: draw([1.0], -1, 0),
+    ],
+)
+def test_malformed_numbers_are_refused(call: object) -> None:
+    with pytest.raises(ValueError, match="wanted"):
+        call()  # type: ignore[operator]
