@@ -30,6 +30,11 @@ CONF = {
     # 48 MiB of code cache, which Spark fills within a minute; the JVM would then interpret everything that follows.
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC",
     "spark.ui.showConsoleProgress": "false",
+    # Planning and compiling cost more than these queries themselves: a fake round up to select took 57 s without both,
+    # 79 s with them (2 cores, new process). The work that counts happens in Python workers either way.
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
 
 

@@ -43,8 +43,9 @@ def test_a_killed_generate_loses_nothing_and_doubles_nothing(spark: SparkSession
     project = fake_project(tmp_path, engine=slow)
     config = tmp_path / "project.yml"
     config.write_text(yaml.safe_dump(project.model_dump(mode="json", by_alias=True)))
-    finish(start(config, "ingest"))
+    from taolake import stages
 
+    stages.run(open_round(spark, project), "ingest")
     killed = start(config, "generate")
     deadline = time.monotonic() + 240
     while commits(project) < 3 and time.monotonic() < deadline:  # creation and two chunks
@@ -60,8 +61,6 @@ def test_a_killed_generate_loses_nothing_and_doubles_nothing(spark: SparkSession
     assert open_round(spark, project).records()["generate"].state == "done"
 
     other = fake_project(tmp_path, lake=str(tmp_path / "other"), work=str(tmp_path / "other-work"))
-    from taolake import stages
-
     for name in ("ingest", "generate"):
         stages.run(open_round(spark, other), name)
     assert 0 < len(interrupted) < len(whole), "the kill came too early or too late to show anything"

@@ -79,9 +79,11 @@ def test_the_registered_model_loads_and_answers(finished: Round) -> None:
     assert version.tags["taolake.policy"] == finished.tuned.id
     assert version.tags["taolake.selection"] == finished.done("select").detail["selection"]
     chat = register.Chat("models:/tiny@champion")
-    asked = tiny.questions()[:8]
-    answers = [chat([{"role": "user", "content": q}], 16).strip() for q in asked]
-    assert sum(a == tiny.right(q) for a, q in zip(answers, asked, strict=True)) >= 5
+    # The merged model says what the adapter said, greedily; one tie in the logits may fall the other way.
+    rows = finished.lake.read(lake.CANDIDATES).where(f"policy = '{finished.tuned.id}' and stream = 'G'")
+    asked = rows.join(finished.lake.read(lake.PROMPTS), "prompt_id").select("messages", "text").limit(8).collect()
+    answers = [chat([turn.asDict() for turn in row["messages"]], 16) for row in asked]
+    assert sum(a.strip() == row["text"].strip() for a, row in zip(answers, asked, strict=True)) >= len(asked) - 1 >= 7
 
 
 def test_the_card_is_valid_and_the_same_twice(finished: Round, tmp_path: Path) -> None:

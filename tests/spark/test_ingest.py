@@ -94,6 +94,7 @@ def test_a_log_of_nothing_but_errors_says_so(spark: SparkSession, tmp_path: Path
     path = write_log(tmp_path / "log.jsonl", [], b"{bad", b"[]")
     with pytest.raises(ValueError, match="no usable prompt among 2 lines"):
         ingested(spark, tmp_path, format="jsonl", path=str(path))
+    assert spark._jsparkSession.sharedState().cacheManager().isEmpty(), "a stage that fails keeps nothing in memory"
 
 
 def test_a_prompt_shown_to_reviewers_is_never_trained_on(spark: SparkSession, tmp_path: Path) -> None:

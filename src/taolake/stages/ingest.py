@@ -25,15 +25,15 @@ def ingest(round_: Round) -> Outcome:
     from pyspark.sql import functions as f
 
     parsed = _parsed(round_).persist()
+    good, bad = parsed.where(f.col("reason").isNull()), parsed.where(f.col("reason").isNotNull())
+    prompts = _fold(good, round_.project.task.name).persist()
     try:
-        good, bad = parsed.where(f.col("reason").isNull()), parsed.where(f.col("reason").isNotNull())
-        prompts = _fold(good, round_.project.task.name).persist()
         counts = _counts(parsed, prompts)
         round_.lake.merge(lake.PROMPTS, prompts)
         refused = bad.select(f.lit("ingest").alias("stage"), f.col("source").alias("source_id"), "reason", "excerpt")
         round_.lake.insert_new(lake.QUARANTINE, refused)
-        prompts.unpersist()
     finally:
+        prompts.unpersist()
         parsed.unpersist()
     return Outcome(counts["kept"], 0, counts)
 

@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from taolake.training.setup import settle_decoding
+
 
 def merge(base: str, adapter: str, out: str | Path) -> Path:
     """Write the base with the adapter merged in, with tokenizer and chat template.
@@ -30,6 +32,7 @@ def merge(base: str, adapter: str, out: str | Path) -> Path:
     merged: Any = PeftModel.from_pretrained(loaded.to(torch.float32), adapter).merge_and_unload()
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
+    settle_decoding(merged)
     merged.to(stored).save_pretrained(partial)
     AutoTokenizer.from_pretrained(adapter).save_pretrained(partial)
     partial.rename(out)

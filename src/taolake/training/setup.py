@@ -150,4 +150,15 @@ def publish(model: Any, tokenizer: Any, job: TrainJob) -> tuple[str, Any]:
         return str(save(model, tokenizer, job, Path(job.out) / "adapter")), "adapter"
     dtype = AutoConfig.from_pretrained(job.base).dtype if job.dtype == "auto" else job.dtype
     wanted = getattr(torch, str(dtype or "float32").removeprefix("torch."))
+    settle_decoding(model)
     return str(save(model.to(wanted), tokenizer, job, Path(job.out) / "model")), "model"
+
+
+def settle_decoding(model: Any) -> None:
+    """Say "greedy" where the base says nothing about sampling: that is how the model was measured.
+
+    Left open, the pipeline that MLflow loads a model into would fill in sampling at temperature 0.7.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is not None and config.do_sample is None:
+        config.do_sample = False
