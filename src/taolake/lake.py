@@ -92,7 +92,31 @@ PREFERENCES = Table(
     """prompt_id STRING COMMENT 'prompts.prompt_id',
        chosen STRING COMMENT 'candidate_id of the better answer',
        rejected STRING COMMENT 'candidate_id of the worse answer',
-       annotator STRING COMMENT 'who chose'""",
+       annotator STRING COMMENT 'who chose',
+       choice STRING COMMENT 'hash of one act of choosing: the rows of one best-of-N choice share it',
+       kind STRING COMMENT 'best_of, ranking, pair, rating, thumb or edit',
+       strength DOUBLE COMMENT '0 to 1: how clear the choice was',
+       task STRING COMMENT 'task of the prompt',
+       messages STRING COMMENT 'JSON of the conversation, so that choices among imported answers stand alone',
+       chosen_text STRING COMMENT 'the better answer',
+       rejected_text STRING COMMENT 'the worse answer'""",
+)
+JUDGEMENTS = Table(
+    "judgements",
+    ("call_id",),
+    "score",
+    "Every paid answer of a judge, by what it was asked: the same question is never paid twice.",
+    """call_id STRING COMMENT 'hash of judge, question and sampling; after !, the try that got no answer',
+       scorer STRING COMMENT 'name in the project file',
+       judge STRING COMMENT 'model that was asked',
+       status STRING COMMENT 'ok: an answer came and was paid, readable or not, and is reused; error or timeout',
+       reply STRING COMMENT 'what the judge wrote',
+       error STRING COMMENT 'why there is no answer',
+       prompt_tokens INT COMMENT 'tokens of the question; the upper bound where the server did not count',
+       tokens INT COMMENT 'tokens of the reply; likewise',
+       dollars DOUBLE COMMENT 'at the prices in the project file',
+       seconds DOUBLE COMMENT 'from asking to the last token',
+       chunk_id STRING COMMENT 'commit it came with; begins with r and the round that paid'""",
 )
 SCORES = Table(
     "scores",
@@ -171,7 +195,7 @@ ROUNDS = Table(
        finished_at TIMESTAMP COMMENT 'null while running'""",
 )
 TABLES: tuple[Table, ...] = (
-    PROMPTS, QUARANTINE, CANDIDATES, PREFERENCES, SCORES, REWARDS, SELECTIONS, EVALUATIONS, ROUNDS,
+    PROMPTS, QUARANTINE, CANDIDATES, PREFERENCES, JUDGEMENTS, SCORES, REWARDS, SELECTIONS, EVALUATIONS, ROUNDS,
 )  # fmt: skip
 
 

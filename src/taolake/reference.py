@@ -39,6 +39,8 @@ METRICS = {
     "pass_at_K": "unbiased estimate that at least one of K samples is right; K = 1, 2, 4, ... up to `evaluate.samples`",
     "best_of_n": "expected rightness of the sample the reward picks; of any sample where the reward abstains",
     "reward": "mean reward of the samples; missing where the reward abstains",
+    "proxy_at_K": "expected reward of the best of K rewarded samples, picked by the reward; K = 1, 2, 4, ...",
+    "gate_at_K": "expected rightness of that sample",
 }
 _COLUMN = re.compile(r"(\w+) ([^']+?) COMMENT '([^']*)'")
 

@@ -1,0 +1,73 @@
+"""One YAML file describes a tuning project; this module is its schema. No Spark, no torch.
+
+Every field says what it means, its range is in its type, and a misspelt key is refused with the nearest right one.
+`docs/config.md` is generated from here (`taolake check --reference`), and a test keeps the two equal.
+"""
+
+from taolake.config.base import ImportPath, Name, Section, Share, sections_in
+from taolake.config.engines import EndpointEngine, EngineSpec, FakeEngine, Model, VllmEngine
+from taolake.config.inputs import Example, Extract, Generate, Ingest, Source, Strategy, Task
+from taolake.config.outcome import Cost, Evaluate, Gate, Gold, Register
+from taolake.config.project import Project, load
+from taolake.config.scorers import (
+    AgreementScorer,
+    CheckScorer,
+    CitationScorer,
+    FunctionScorer,
+    JudgeScorer,
+    MlflowJudgeScorer,
+    PythonTestsScorer,
+    RelevanceScorer,
+    Reward,
+    RewardModelScorer,
+    ScorerSpec,
+    SqlScorer,
+    Trust,
+)
+from taolake.config.training import Grpo, Lora, Oapl, Select, Train, Warmup
+
+__all__ = [
+    "AgreementScorer",
+    "CheckScorer",
+    "CitationScorer",
+    "Cost",
+    "EndpointEngine",
+    "EngineSpec",
+    "Evaluate",
+    "Example",
+    "Extract",
+    "FakeEngine",
+    "FunctionScorer",
+    "Gate",
+    "Generate",
+    "Gold",
+    "Grpo",
+    "ImportPath",
+    "Ingest",
+    "JudgeScorer",
+    "Lora",
+    "MlflowJudgeScorer",
+    "Model",
+    "Name",
+    "Oapl",
+    "Project",
+    "PythonTestsScorer",
+    "Register",
+    "RelevanceScorer",
+    "Reward",
+    "RewardModelScorer",
+    "ScorerSpec",
+    "Section",
+    "Select",
+    "Share",
+    "Source",
+    "SqlScorer",
+    "Strategy",
+    "Task",
+    "Train",
+    "Trust",
+    "VllmEngine",
+    "Warmup",
+    "load",
+    "sections_in",
+]

@@ -1,0 +1,143 @@
+"""Sections of the project file: the task, its logs, the candidates wanted."""
+
+import re
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from taolake.config.base import Name, Section, Share
+from taolake.ids import content_hash
+
+
+class Task(Section):
+    """What the model is for, in words a reviewer or a judge can use."""
+
+    name: Name = Field(description="Short name of the task; part of every prompt's identity.")
+    description: str = Field("", description="One paragraph of business context, shown to judges and in the card.")
+
+
+class Source(Section):
+    """Where prompts come from."""
+
+    format: Literal["inference_log", "jsonl", "parquet", "csv", "delta"] = Field(
+        description="`inference_log`: JSONL or a table in the endpoint's payload shape; the others: one prompt a row."
+    )
+    path: str = Field(description="File, folder or table name. Relative paths start at the folder taolake runs in.")
+    messages: str = Field("messages", description="Column that holds the conversation, or a plain question as text.")
+    split: Literal["auto", "train", "holdout", "review"] = Field(
+        "auto",
+        description="`auto` splits by the prompt's own hash; `review` prompts are shown to people, not trained on.",
+    )
+
+
+class Ingest(Section):
+    """How logged prompts become rows."""
+
+    sources: tuple[Source, ...] = Field(min_length=1, description="Logs to read, in order.")
+    holdout: Share = Field(0.2, description="Share of `auto` prompts held out for evaluation.")
+    system: str | None = Field(None, description="System turn for logged prompts that have none.")
+    max_prompt_chars: int = Field(16_000, ge=1, description="Longer prompts are quarantined.")
+
+
+class Extract(Section):
+    """How the answer, in the shape the plain prompt would get, is taken out of what a strategy wrote."""
+
+    kind: Literal["whole", "after", "json", "regex"] = Field(
+        "whole",
+        description="`after`: the text after the last `marker`; `json`: one field; `regex`: group 1 of `pattern`.",
+    )
+    marker: str = Field("", description="For `after`.")
+    field: str = Field("answer", description="For `json`.")
+    pattern: str = Field("", description="For `regex`.")
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> Self:
+        if self.kind == "after" and not self.marker:
+            raise ValueError("extract kind `after` needs a `marker`, the text that comes before the answer")
+        if self.kind == "regex":
+            try:
+                groups = re.compile(self.pattern).groups
+            except re.error as error:
+                raise ValueError(f"extract pattern {self.pattern!r} is not a regular expression: {error}") from None
+            if not groups:
+                raise ValueError(f"extract pattern {self.pattern!r} has no group; put the answer into (...)")
+        return self
+
+
+class Example(Section):
+    """One worked example of a few-shot strategy."""
+
+    question: str = Field(description="What a user asks.")
+    answer: str = Field(description="The answer to imitate.")
+
+
+class Strategy(Section):
+    """A named pair of prompt variant and sampling parameters."""
+
+    name: Name = Field(description="Part of every candidate's identity, together with a hash of what follows.")
+    share: Share = Field(description="Share of the N candidates of a training prompt.")
+    template: str = Field("{question}", description="Rewrites the last user turn; `{question}` stands for its text.")
+    system: str | None = Field(None, description="System turn put before the conversation, replacing an earlier one.")
+    examples: tuple[Example, ...] = Field((), description="Few-shot turns put before the conversation.")
+    extract: Extract = Field(default_factory=lambda: Extract(), description="How to take the answer out.")
+    temperature: float = Field(1.0, ge=0, le=2, description="0 is greedy.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus cut; 1 cuts nothing.")
+    top_k: int = Field(0, ge=0, description="0 cuts nothing.")
+    min_p: float = Field(0.0, ge=0, lt=1, description="0 cuts nothing.")
+
+    @model_validator(mode="after")
+    def _template_has_question(self) -> Self:
+        if self.name == "greedy":
+            raise ValueError("the strategy name 'greedy' is taken: it is the answer the deployed model gives")
+        if "{question}" not in self.template:
+            raise ValueError(f"got template {self.template!r}, wanted one that contains {{question}}")
+        return self
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether its samples come from the bare prompt's own distribution (stream A, design.md section 2)."""
+        bare = self.template == "{question}" and self.system is None and not self.examples
+        return bare and (self.temperature, self.top_p, self.top_k, self.min_p) == (1.0, 1.0, 0, 0.0)
+
+    @property
+    def id(self) -> str:
+        """Name and content hash: changed parameters are another strategy and never mix with old rows."""
+        shape = self.model_dump(mode="json", exclude={"name", "share"})
+        return f"{self.name}-{content_hash(shape)[:8]}"
+
+
+class Generate(Section):
+    """Best-of-N generation."""
+
+    n: int = Field(16, ge=1, description="Candidates per training prompt, shared among the strategies.")
+    review_n: int = Field(8, ge=0, description="On-policy candidates per `review` prompt, shown to people.")
+    strategies: tuple[Strategy, ...] = Field(min_length=1, description="At least one must be on-policy (stream A).")
+    chunk_rows: int = Field(4096, ge=1, description="Candidates per commit: what a killed run may have to repeat.")
+
+    @model_validator(mode="after")
+    def _shares_add_up(self) -> Self:
+        total = sum(s.share for s in self.strategies)
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"strategy shares add up to {total:g}, wanted 1")
+        if not any(s.on_policy for s in self.strategies):
+            raise ValueError(
+                "no strategy is on-policy: one must use the bare prompt at temperature 1 with top_p 1, top_k 0, min_p 0"
+            )
+        names = [s.name for s in self.strategies]
+        if len(set(names)) != len(names):
+            raise ValueError(f"strategy names repeat: {sorted(names)}")
+        return self
+
+    @property
+    def plain(self) -> Strategy:
+        """The stream-A strategy: evaluation, the reward model's data and probability ratios come from it."""
+        return next(s for s in self.strategies if s.on_policy)
+
+    def counts(self) -> dict[str, int]:
+        """Divide N by the shares, largest remainder first; the counts add up to N exactly."""
+        exact = {s.name: self.n * s.share for s in self.strategies}
+        counts = {name: int(value) for name, value in exact.items()}
+        rest = self.n - sum(counts.values())
+        for name in sorted(exact, key=lambda k: counts[k] - exact[k])[:rest]:
+            counts[name] += 1
+        return counts

@@ -1,0 +1,220 @@
+"""The whole project file, and reading one: a misspelt key is refused with the nearest right one."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from taolake.config.base import ImportPath, Name, Section, sections_in
+from taolake.config.engines import EngineSpec, Model
+from taolake.config.inputs import Generate, Ingest, Task
+from taolake.config.outcome import Cost, Evaluate, Gate, Register
+from taolake.config.scorers import (
+    AgreementScorer,
+    JudgeScorer,
+    MlflowJudgeScorer,
+    RelevanceScorer,
+    Reward,
+    RewardModelScorer,
+    ScorerSpec,
+    SqlScorer,
+    Trust,
+)
+from taolake.config.training import Select, Train
+from taolake.ids import content_hash
+
+
+class Project(Section):
+    """A tuning project: everything a round needs to know."""
+
+    name: Name = Field(description="Name of the project; experiments and runs carry it.")
+    seed: int = Field(7, ge=0, description="Every draw derives from it and the row's own id.")
+    lake: str = Field(description="Folder for local tables, or `catalog.schema`.")
+    work: str = Field(description="Folder for checkpoints, adapters and reports; a volume on Databricks.")
+    task: Task = Field(description="What the model is for.")
+    ingest: Ingest = Field(description="Where prompts come from.")
+    model: Model = Field(description="The model to improve.")
+    engine: EngineSpec = Field(description="What answers prompts, by `kind`.")
+    generate: Generate = Field(description="How many answers, and by which strategies.")
+    scorers: tuple[ScorerSpec, ...] = Field(min_length=1, description="What judges an answer, each by `kind`.")
+    reward: Reward = Field(description="How scores become one number.")
+    trust: Trust = Field(default_factory=lambda: Trust(), description="How far the reward must agree with people.")
+    select: Select = Field(default_factory=lambda: Select(), description="What the trainer sees.")
+    train: Train = Field(default_factory=lambda: Train(), description="How it goes into the weights.")
+    evaluate: Evaluate = Field(default_factory=lambda: Evaluate(), description="How base and tuned are compared.")
+    gate: Gate = Field(default_factory=lambda: Gate(), description="What counts as better.")
+    register_: Register = Field(alias="register", description="Where the result goes.")
+    cost: Cost = Field(default_factory=lambda: Cost(), description="Prices for the card.")
+    prepare: ImportPath | None = Field(
+        None, description="Function `f(project)` that makes the inputs before a round, as the embedded example does."
+    )
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> Self:
+        names = [s.name for s in self.scorers]
+        if len(set(names)) != len(names):
+            raise ValueError(f"scorer names repeat: {sorted(names)}")
+        wanted = {
+            "reward.weights": list(self.reward.weights),
+            "reward.require": list(self.reward.require),
+            "reward.pool_over": [self.reward.pool_over] if self.reward.pool_over else [],
+            "evaluate.judge": [self.evaluate.judge] if self.evaluate.judge else [],
+            "agreement.over": [s.over for s in self.scorers if isinstance(s, AgreementScorer) and s.over],
+        }
+        for place, used in wanted.items():
+            for name in used:
+                if name not in names:
+                    raise ValueError(f"{place} names scorer {name!r}, wanted one of {names}")
+        for spec in self.scorers:
+            if isinstance(spec, AgreementScorer) and spec.over and names.index(spec.over) >= names.index(spec.name):
+                raise ValueError(f"scorer {spec.name!r} looks at {spec.over!r}, which must be listed before it")
+        if self.evaluate.gold is None and self.evaluate.judge is None:
+            raise ValueError(
+                "evaluate needs `gold` (labels for the holdout) or `judge` (a scorer the reward does not use)"
+            )
+        if self.evaluate.judge is not None and self.evaluate.judge in self._trains():
+            raise ValueError(
+                f"evaluate.judge {self.evaluate.judge!r} is part of the reward; the gate needs another (law 5)"
+            )
+        self._judge_stands_apart()
+        if self.train.algorithm == "grpo":
+            self._can_train_online()
+        return self
+
+    def _can_train_online(self) -> None:
+        """What `grpo` asks for beyond the rest: it scores inside the trainer, one batch at a time."""
+        if self.train.grpo.num_generations < self.reward.min_scored:
+            raise ValueError(
+                f"train.grpo.num_generations {self.train.grpo.num_generations} is below reward.min_scored "
+                f"{self.reward.min_scored}: every prompt would abstain; raise the one or lower the other"
+            )
+        if self.reward.calibrate != "none":
+            raise ValueError(
+                f"reward.calibrate {self.reward.calibrate!r} is fitted on stored rewards, which grpo does not use: "
+                "set it to 'none', or train.algorithm to 'tao'"
+            )
+        for spec in self.scorers:
+            if spec.name in self._trains() and _needs_the_stage(spec):
+                raise ValueError(
+                    f"grpo scores inside the trainer, where scorer {spec.name!r} of kind {spec.kind!r} cannot run: "
+                    "take it out of the reward, or set train.algorithm to 'tao'"
+                )
+
+    def _judge_stands_apart(self) -> None:
+        """The gate's scorer can judge an answer alone, and shares neither weights nor data with one that trains."""
+        spec = next((s for s in self.scorers if s.name == self.evaluate.judge), None)
+        if spec is not None and _only_compares(spec):
+            raise ValueError(
+                f"evaluate.judge {spec.name!r} of kind {spec.kind!r} says how answers of one group compare, wanted a "
+                "scorer that says of each answer, greedy ones too, whether it is right: a check, or a pointwise judge"
+            )
+        of_scorer = {s.name: _made_of(s) for s in self.scorers}
+        judge = of_scorer.get(self.evaluate.judge or "", {})
+        for name in sorted(n for n in self._trains() if n):
+            for part, what in judge.items():
+                if part in of_scorer[name]:
+                    raise ValueError(
+                        f"evaluate.judge {self.evaluate.judge!r} shares {what} with {name!r}, which is part of the "
+                        "reward: their mistakes would be the same; let the gate use another model, or labels (law 5)"
+                    )
+
+    def _trains(self) -> set[str | None]:
+        """Scorers that reach the reward, directly or through the agreement on their answers."""
+        direct = {*self.reward.weights, *self.reward.require, self.reward.pool_over}
+        return direct | {s.over for s in self.scorers if isinstance(s, AgreementScorer) and s.name in direct}
+
+    @property
+    def config_hash(self) -> str:
+        """Hash of everything written in the file."""
+        return content_hash(self.model_dump(mode="json", by_alias=True))
+
+
+def _made_of(spec: ScorerSpec) -> dict[str, str]:
+    """Weights behind a scorer that can gate: what tells them apart, and their name in a sentence."""
+    match spec:
+        case JudgeScorer():
+            return {f"model {_model_name(j.model)}": f"the model {j.model!r}" for j in spec.judges}
+        case MlflowJudgeScorer():
+            return {f"model {_model_name(spec.model)}": f"the model {spec.model!r}"}
+        case RelevanceScorer() | AgreementScorer() if spec.encoder:
+            return {f"encoder {spec.encoder}": f"the encoder {spec.encoder!r}"}
+        case _:
+            return {}
+
+
+def _only_compares(spec: ScorerSpec) -> bool:
+    """Whether its value means something beside the other answers of the prompt alone."""
+    match spec:
+        case AgreementScorer() | RewardModelScorer():
+            return True
+        case JudgeScorer():
+            return spec.mode != "pointwise"
+        case _:
+            return False
+
+
+def _needs_the_stage(spec: ScorerSpec) -> bool:
+    """Whether only the score stage can run it: on Spark's session, with an engine, or by paid calls."""
+    match spec:
+        case JudgeScorer() | MlflowJudgeScorer() | RelevanceScorer():
+            return True
+        case AgreementScorer():
+            return spec.over is None
+        case SqlScorer():
+            return spec.dialect == "spark"
+        case _:
+            return False
+
+
+def _model_name(model: str) -> str:
+    """A model by its name alone: one model behind two doors, `openai:/m` and an endpoint's `m`, is one model."""
+    return model.partition(":/")[2].strip("/") or model
+
+
+def load(path: Path) -> Project:
+    """Read and check a project file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not what the schema asks for; the message has one line a problem.
+    """
+    with path.open(encoding="utf-8") as handle:
+        raw = yaml.safe_load(handle)
+    if not isinstance(raw, dict):
+        raise ValueError(f"{path}: got {type(raw).__name__}, wanted a mapping of sections; see conf/template.yml")
+    try:
+        return Project.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explain(dict(problem)) for problem in error.errors()]
+        raise ValueError(f"{path} is not a valid project:\n  " + "\n  ".join(lines)) from None
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    """Turn one pydantic problem into a line: where, what was got, what was wanted."""
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        got = "" if problem["type"] in {"missing", "value_error"} else f" (got {problem['input']!r:.80})"
+        return f"{where or 'project'}: {problem['msg'].removeprefix('Value error, ')}{got}"
+    known = sorted(_keys_at(problem["loc"][:-1]))
+    near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+    return f"{where}: unknown key, {hint}"
+
+
+def _keys_at(location: tuple[int | str, ...]) -> set[str]:
+    """Keys the schema knows at a place; union members are found by the tag pydantic puts into the location."""
+    sections: list[type[Section]] = [Project]
+    for part in location:
+        deeper: list[type[Section]] = []
+        for section in sections:
+            for name, info in section.model_fields.items():
+                if part in (name, info.alias):
+                    deeper += sections_in(info.annotation)
+            if isinstance(part, int) or (
+                "kind" in section.model_fields and part in get_args(section.model_fields["kind"].annotation)
+            ):
+                deeper.append(section)
+        sections = deeper or sections
+    return {info.alias or name for section in sections for name, info in section.model_fields.items()}
