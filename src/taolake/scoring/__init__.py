@@ -1,21 +1,31 @@
-"""Scorers that need one candidate alone: a query's result, a rule over the text, a function of the user's.
+"""Scorers that need one candidate alone: a query's result, a rule over the text, a program's tests, a user's function.
 
-Scores of whole groups (agreement) and of a reward model are made by the score stage, not built here.
-Floor 1: no Spark, no torch. What `build` returns holds its spec only, so it pickles to an executor as it is.
+Scores of whole groups (agreement, judges) and of models are made by the score stage, not built here. Floor 1: no Spark,
+no torch. What `build` returns holds its spec only, so it pickles to an executor as it is.
 """
 
-import importlib
-import importlib.util
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from taolake.config import AgreementScorer, CheckScorer, FunctionScorer, RewardModelScorer, ScorerSpec, SqlScorer
+from taolake.config import (
+    AgreementScorer,
+    CheckScorer,
+    CitationScorer,
+    FunctionScorer,
+    JudgeScorer,
+    MlflowJudgeScorer,
+    PythonTestsScorer,
+    RelevanceScorer,
+    RewardModelScorer,
+    ScorerSpec,
+    SqlScorer,
+)
 from taolake.ids import content_hash, file_hash
 from taolake.scoring.checks import Check
+from taolake.scoring.citation import Citation
+from taolake.scoring.code import PythonTests
+from taolake.scoring.function import FunctionCheck, source_of
 from taolake.scoring.sql import SqlAnswer
 from taolake.types import Message, Score, Scorer
 
@@ -24,79 +34,52 @@ def build(spec: ScorerSpec) -> Scorer:
     """Make the scorer a spec describes; what it needs (database, pattern, function) is checked now.
 
     Raises:
-        ValueError: the spec cannot work, or its kind scores groups rather than single candidates.
+        ValueError: the spec cannot work, or its kind needs an engine, Spark, or the whole group.
     """
     match spec:
-        case SqlScorer():
+        case SqlScorer(dialect="sqlite" | "duckdb"):
             return SqlAnswer(spec)
         case CheckScorer():
             return Check(spec)
+        case CitationScorer():
+            return Citation(spec)
+        case PythonTestsScorer():
+            return PythonTests(spec)
         case FunctionScorer():
             return FunctionCheck(spec)
-        case AgreementScorer() | RewardModelScorer():
+        case (
+            SqlScorer()
+            | AgreementScorer()
+            | RelevanceScorer()
+            | JudgeScorer()
+            | MlflowJudgeScorer()
+            | RewardModelScorer()
+        ):
             raise ValueError(
-                f"got scorer {spec.name!r} of kind {spec.kind!r}, wanted sql, a check or function: "
-                "the score stage makes agreement and reward-model scores, which need the whole group or an engine"
+                f"got scorer {spec.name!r} of kind {spec.kind!r}, wanted sql (sqlite, duckdb), a check, citation, "
+                "python_tests or function: the score stage makes the others, which need the whole group or an engine"
             )
 
 
+def scores(scorer: Scorer, asked: Iterable[tuple[Sequence[Message], str]]) -> Iterator[Score]:
+    """Score (messages, answer) pairs in order; equal to calling the scorer on each, and faster where it can batch."""
+    if not isinstance(scorer, SqlAnswer):
+        yield from (scorer(messages, answer) for messages, answer in asked)
+        return
+    yield from scorer.many(answer for _, answer in asked)
+
+
 def version(spec: ScorerSpec) -> str:
-    """Hash what a scorer's values depend on: its spec, its database, its function's source file; 12 hex digits."""
-    parts: list[Any] = [spec.model_dump(mode="json", by_alias=True)]
-    if isinstance(spec, SqlScorer):
-        parts.append(file_hash(Path(spec.database)))
-    if isinstance(spec, FunctionScorer):
-        parts.append(_source(spec.target).read_text(encoding="utf-8"))
-    return content_hash("scorer", *parts)[:12]
+    """Hash what a scorer's values depend on: its spec, its database, its function's source file; 12 hex digits.
 
-
-@dataclass(frozen=True)
-class FunctionCheck:
-    """The `function` scorer: calls `f(messages, answer, **options)` and makes a Score of what it returns.
-
-    The one boundary where any exception is caught: a user's bug on one row is a counted None, not a dead round.
+    Of a Spark schema only the name is known here: when its tables change, the version does not.
     """
-
-    spec: FunctionScorer
-
-    def __post_init__(self) -> None:
-        _function(self.spec.target)
-
-    def __call__(self, messages: Sequence[Message], answer: str) -> Score:
-        """Call the function."""
-        try:
-            result = _function(self.spec.target)(messages, answer, **self.spec.options)
-            score = result if isinstance(result, Score) else Score(None if result is None else float(result))
-        except Exception as error:
-            return Score(None, "error", detail={"error": f"{type(error).__name__}: {error}"[:500]})
-        if score.value is None:
-            return Score(None, "abstain", score.answer_key, score.detail) if score.status == "ok" else score
-        if math.isnan(score.value):
-            return Score(None, "abstain", score.answer_key, {**score.detail, "error": "got NaN"})
-        if not 0 <= score.value <= 1:
-            error_text = f"got {score.value:g} from {self.spec.target}, wanted a value from 0 to 1 or None"
-            return Score(None, "error", score.answer_key, {**score.detail, "error": error_text})
-        return score
-
-
-@lru_cache(maxsize=64)
-def _function(target: str) -> Callable[..., Any]:
-    module, _, name = target.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"got function {target!r}, wanted one that imports: {error}; check the path") from None
-    if not callable(function):
-        raise ValueError(f"got {target!r}, a {type(function).__name__}, wanted a function")
-    return function  # type: ignore[no-any-return]
-
-
-def _source(target: str) -> Path:
-    module = target.partition(":")[0]
-    try:
-        found = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
-        found = None
-    if found is None or found.origin is None or not found.origin.endswith(".py"):
-        raise ValueError(f"got function {target!r}, wanted one in a .py file: its source is part of the version")
-    return Path(found.origin)
+    parts: list[Any] = [spec.model_dump(mode="json", by_alias=True)]
+    match spec:
+        case SqlScorer(dialect="sqlite" | "duckdb"):
+            parts.append(file_hash(Path(spec.database)))
+        case FunctionScorer():
+            parts.append(source_of(spec.target).read_text(encoding="utf-8"))
+        case PythonTestsScorer():
+            parts.append(source_of(spec.tests).read_text(encoding="utf-8"))
+    return content_hash("scorer", *parts)[:12]

@@ -1,7 +1,8 @@
-"""Rules over the text alone: exact, numeric, regex, JSON schema. No model, no database.
+"""Rules over the text alone: exact, fuzzy, numeric, regex, JSON schema. No model, no database.
 
-Not a parser of prose: `numeric` takes the last number it finds, with English thousands separators. Patterns and
-schemas come from the project's author and are trusted to end; only their size and the answer's are bounded.
+Not a parser of prose: `numeric` takes the last number it finds, with English thousands separators; with a unit, the
+last one that has a unit of that kind (`units`), else the last one without any. Patterns and schemas come from the
+project's author and are trusted to end; only their size and the answer's are bounded.
 """
 
 import json
@@ -10,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import lru_cache
 from typing import Any
 
@@ -20,10 +22,12 @@ from jsonschema.protocols import Validator
 from jsonschema.validators import validator_for
 
 from taolake.config import CheckScorer
+from taolake.scoring.units import find_unit, read_unit
 from taolake.types import Message, Score
 
 MAX_PATTERN_CHARS = 500
 MAX_ANSWER_CHARS = 50_000
+_MAX_LETTERS = 2_000  # longer texts are compared by words: by letters the time grows with the square
 _ZERO_TOLERANCE = 1e-12  # a relative tolerance says nothing around a target of 0
 
 _NUMBER = re.compile(
@@ -35,7 +39,7 @@ _NUMBER = re.compile(
 
 @dataclass(frozen=True)
 class Check:
-    """The `exact`, `numeric`, `regex` and `json_schema` scorers: 1 if the rule holds, else 0.
+    """The `exact`, `fuzzy`, `numeric`, `regex` and `json_schema` scorers: 1 if the rule holds, else 0.
 
     Raises:
         ValueError: the rule itself is malformed, so that a project fails before a round and not in it.
@@ -45,9 +49,16 @@ class Check:
 
     def __post_init__(self) -> None:
         if self.spec.kind == "regex":
-            _check_pattern(self.spec)
+            require_pattern(self.spec.name, self.spec.pattern)
         if self.spec.kind == "json_schema":
             _check_schema(self.spec)
+        if self.spec.kind == "fuzzy" and not text_key(self.spec.pattern):
+            raise ValueError(f"scorer {self.spec.name!r}: got no text to compare with, wanted `pattern`")
+        if self.spec.unit and find_unit(self.spec.unit) is None:
+            got = f"got unit {self.spec.unit!r}"
+            raise ValueError(
+                f"scorer {self.spec.name!r}: {got}, wanted one of taolake.scoring.units, such as km or USD"
+            )
 
     def __call__(self, messages: Sequence[Message], answer: str) -> Score:
         """Hold the answer against the rule."""
@@ -57,6 +68,8 @@ class Check:
         match self.spec.kind:
             case "exact":
                 return _exact(self.spec, answer)
+            case "fuzzy":
+                return _fuzzy(self.spec, answer)
             case "numeric":
                 return _numeric(self.spec, answer)
             case "regex":
@@ -75,10 +88,37 @@ def last_number(text: str) -> float | None:
     matches = list(_NUMBER.finditer(text))
     if not matches:
         return None
-    found = matches[-1]
-    value = float(re.sub(r"[,_\u00a0\u202f]", "", found["digits"]) + (found["exponent"] or ""))
-    value *= (-1 if found["sign"] in ("-", "\u2212") else 1) * (0.01 if found["percent"] else 1)
+    value = _value(matches[-1]) * (0.01 if matches[-1]["percent"] else 1)
     return value if math.isfinite(value) else None
+
+
+def last_quantity(text: str, unit: str) -> tuple[float | None, str]:
+    """The last number with a unit of the kind of `unit`, in `unit`; else the last number without one, as it is.
+
+    Returns None and a reason where every number has a unit of another kind, or there is no number.
+
+    Raises:
+        ValueError: the table has no such unit.
+    """
+    wanted = find_unit(unit)
+    if wanted is None:
+        raise ValueError(f"got unit {unit!r}, wanted one of taolake.scoring.units")
+    bare, other = None, ""
+    for found in reversed(list(_NUMBER.finditer(text))):
+        factor, given = read_unit(text, found.start("digits"), found.end("exponent" if found["exponent"] else "digits"))
+        value = _value(found) * factor
+        if given is not None and given.kind == wanted.kind:
+            value *= given.factor / wanted.factor
+            return (value, "") if math.isfinite(value) else (None, "no finite number in the answer")
+        if given is None and bare is None and math.isfinite(value):
+            bare = value
+        other = other or (f"the number is a {given.kind}, wanted {unit}" if given else "")
+    return bare, "" if bare is not None else other or "no number in the answer"
+
+
+def _value(found: re.Match[str]) -> float:
+    digits = re.sub(r"[,_\u00a0\u202f]", "", found["digits"])
+    return float(digits + (found["exponent"] or "")) * (-1 if found["sign"] in ("-", "\u2212") else 1)
 
 
 def number_key(value: float) -> str:
@@ -92,16 +132,41 @@ def is_close(value: float, target: float, tolerance: float) -> bool:
     return abs(value - target) <= max(tolerance * abs(target), _ZERO_TOLERANCE)
 
 
+def require_pattern(name: str, pattern: str) -> None:
+    """Refuse a scorer's pattern that is empty, overlong or no regular expression.
+
+    Raises:
+        ValueError: which of these it is.
+    """
+    if not 0 < len(pattern) <= MAX_PATTERN_CHARS:
+        got = f"a pattern of {len(pattern)} characters"
+        raise ValueError(f"scorer {name!r}: got {got}, wanted 1 to {MAX_PATTERN_CHARS}: set a shorter `pattern`")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"scorer {name!r}: got pattern {pattern!r}, wanted a regex: {error}") from None
+
+
 def _exact(spec: CheckScorer, answer: str) -> Score:
     key = text_key(answer)
     wanted = text_key(spec.pattern)
     return Score(float(key == wanted if wanted else bool(key)), answer_key=key or None)
 
 
+def _fuzzy(spec: CheckScorer, answer: str) -> Score:
+    got, wanted = text_key(answer).casefold(), text_key(spec.pattern).casefold()
+    if max(len(got), len(wanted)) <= _MAX_LETTERS:
+        similarity = SequenceMatcher(None, wanted, got, autojunk=False).ratio()
+    else:
+        similarity = SequenceMatcher(None, wanted.split(), got.split(), autojunk=False).ratio()
+    detail = {"similarity": round(similarity, 4)}
+    return Score(float(similarity >= spec.threshold), answer_key=text_key(answer) or None, detail=detail)
+
+
 def _numeric(spec: CheckScorer, answer: str) -> Score:
-    value = last_number(answer)
+    value, error = last_quantity(answer, spec.unit) if spec.unit else (last_number(answer), "no number in the answer")
     if value is None:
-        return Score(0.0, detail={"error": "no number in the answer"})
+        return Score(0.0, detail={"error": error})
     holds = spec.target is None or is_close(value, spec.target, spec.tolerance)
     return Score(float(holds), answer_key=number_key(value), detail={"number": value})
 
@@ -138,16 +203,6 @@ def _validator(schema: str) -> Validator:
     loaded: dict[str, Any] = json.loads(schema)
     # An empty registry: a remote $ref must fail, not reach into the network once a candidate.
     return validator_for(loaded)(loaded, registry=referencing.Registry())
-
-
-def _check_pattern(spec: CheckScorer) -> None:
-    if not 0 < len(spec.pattern) <= MAX_PATTERN_CHARS:
-        got = f"a pattern of {len(spec.pattern)} characters"
-        raise ValueError(f"scorer {spec.name!r}: got {got}, wanted 1 to {MAX_PATTERN_CHARS}: set a shorter `pattern`")
-    try:
-        re.compile(spec.pattern)
-    except re.error as error:
-        raise ValueError(f"scorer {spec.name!r}: got pattern {spec.pattern!r}, wanted a regex: {error}") from None
 
 
 def _check_schema(spec: CheckScorer) -> None:
