@@ -42,12 +42,25 @@ def prepare(project: Project) -> None:
 
 
 def annotate(project: Project, question: str, answers: Sequence[str]) -> list[tuple[int, int]]:
-    """What the simulated reviewer chooses among answers to a review question."""
+    """What the simulated reviewer chooses among answers to a review question, as pairs."""
     from taolake.demo.reviewer import review
 
-    database = next(Path(s.database) for s in project.scorers if isinstance(s, SqlScorer))
-    rng = random.Random(f"{project.seed} {question}")
-    return review(_review_questions(project.seed)[question], answers, database, rng)
+    return review(_review_questions(project.seed)[question], answers, _database(project), _rng(project, question))
+
+
+def choose(project: Project, question: str, answers: Sequence[str]) -> list[tuple[int, list[int]]]:
+    """The same reviewer, asked for the best of all answers at once: it and the others."""
+    from taolake.demo.reviewer import choose as best
+
+    return best(_review_questions(project.seed)[question], answers, _database(project), _rng(project, question))
+
+
+def _database(project: Project) -> Path:
+    return next(Path(s.database) for s in project.scorers if isinstance(s, SqlScorer))
+
+
+def _rng(project: Project, question: str) -> random.Random:
+    return random.Random(f"{project.seed} {question}")
 
 
 @functools.cache

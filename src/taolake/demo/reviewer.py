@@ -27,15 +27,32 @@ def questions_by_text(questions: Iterable[Question]) -> dict[str, Question]:
 
 def review(question: Question, answers: Sequence[str], database: Path, rng: random.Random) -> list[tuple[int, int]]:
     """Returns (chosen, rejected) positions among the answers; none where all are right or all are wrong."""
+    right, wrong = judge(question, answers, database)
+    pairs = [(chosen, rejected) for chosen in right for rejected in wrong]
+    picked = rng.sample(pairs, min(PAIRS_PER_PROMPT, len(pairs)))
+    return [(rejected, chosen) if rng.random() < MISTAKE_RATE else (chosen, rejected) for chosen, rejected in picked]
+
+
+def choose(
+    question: Question, answers: Sequence[str], database: Path, rng: random.Random
+) -> list[tuple[int, list[int]]]:
+    """Returns the best answer and all others that were shown, once each; none where all are right or all are wrong."""
+    right, wrong = judge(question, answers, database)
+    if not right or not wrong:
+        return []
+    best = rng.choice(wrong if rng.random() < MISTAKE_RATE else right)
+    return [(best, sorted(position for position in (*right, *wrong) if position != best))]
+
+
+def judge(question: Question, answers: Sequence[str], database: Path) -> tuple[list[int], list[int]]:
+    """Returns the positions of right and of wrong answers; equal texts count once, at their first position."""
     gold = run_sql(database, question.sql)
     first_seen = {answer: position for position, answer in reversed(list(enumerate(answers)))}
     right: list[int] = []
     wrong: list[int] = []
     for answer, position in sorted(first_seen.items(), key=lambda item: item[1]):
         (right if run_sql(database, extract_sql(answer)) == gold else wrong).append(position)
-    pairs = [(chosen, rejected) for chosen in right for rejected in wrong]
-    picked = rng.sample(pairs, min(PAIRS_PER_PROMPT, len(pairs)))
-    return [(rejected, chosen) if rng.random() < MISTAKE_RATE else (chosen, rejected) for chosen, rejected in picked]
+    return right, wrong
 
 
 def extract_sql(answer: str) -> str:

@@ -1,23 +1,18 @@
 """Register: the tuned model, its adapter and its lineage go into MLflow, and it must answer from there before it
 counts.
 
-Every tuned model becomes `challenger`; one that passed the gate becomes `champion`. Locally the store is a SQLite file
-beside the tables; on Databricks it is Unity Catalog, by the URIs in the project file.
+Every tuned model becomes `challenger`; one that passed the gate becomes `champion`. The reward models that taught it
+are registered beside it (`reward_card`). Which store that is, is said in `registry`.
 """
 
-import contextlib
-import logging
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from taolake import lake
 from taolake.config import Project
+from taolake.stages import choices, registry, reward_card
 from taolake.stages.round import Outcome, Round
 from taolake.types import Policy
-
-PIP_REQUIREMENTS = ("mlflow", "torch", "transformers", "accelerate")
 
 
 def register(round_: Round) -> Outcome:
@@ -25,9 +20,9 @@ def register(round_: Round) -> Outcome:
     import mlflow
 
     project, tuned, verdict = round_.project, round_.tuned, round_.done("gate").detail
-    connect(project)
+    registry.connect(project)
     folder = _merged(round_, tuned)
-    with _quiet(), mlflow.start_run(run_name=f"{project.name}-round-{round_.number}") as run:
+    with registry.quiet(), mlflow.start_run(run_name=f"{project.name}-round-{round_.number}") as run:
         mlflow.log_params(
             {"config_hash": project.config_hash, "algorithm": project.train.algorithm, "policy": tuned.id}
         )
@@ -41,29 +36,13 @@ def register(round_: Round) -> Outcome:
     client = mlflow.MlflowClient()
     for key, value in _lineage(round_, verdict).items():
         client.set_model_version_tag(project.register_.name, version, key, value)
+    taste = [reward_card.register_reward_model(round_, spec) for spec in choices.reward_models(round_)]
     aliases = ["challenger", "champion"] if verdict["promoted"] else ["challenger"]
     for alias in aliases:
         client.set_registered_model_alias(project.register_.name, alias, version)
     detail: dict[str, Any] = {"name": project.register_.name, "version": int(version), "alias": aliases[-1]}
+    detail["reward_models"] = [{key: each[key] for key in ("name", "version", "run_id")} for each in taste]
     return Outcome(0, 0, detail | {"run_id": run.info.run_id, "question": question, "answer": answer})
-
-
-def connect(project: Project) -> None:
-    """Point MLflow at the project's store."""
-    import mlflow
-
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a machine without git is no reason to warn
-    on_databricks = "DATABRICKS_RUNTIME_VERSION" in os.environ
-    beside = "databricks" if on_databricks else f"sqlite:///{Path(project.work).resolve()}/mlflow.db"
-    Path(project.work).mkdir(parents=True, exist_ok=True)
-    mlflow.set_tracking_uri(project.register_.tracking_uri or beside)
-    mlflow.set_registry_uri(project.register_.registry_uri or ("databricks-uc" if on_databricks else beside))
-    if on_databricks:  # the notebook's or the job's own experiment
-        return
-    with _quiet():
-        if mlflow.get_experiment_by_name(project.name) is None:
-            mlflow.create_experiment(project.name, artifact_location=f"{Path(project.work).resolve()}/mlartifacts")
-        mlflow.set_experiment(project.name)
 
 
 def _merged(round_: Round, tuned: Policy) -> Path:
@@ -83,7 +62,7 @@ def _log_model(project: Project, folder: Path) -> str:
         str(folder),
         name="model",
         task="llm/v1/chat",
-        pip_requirements=list(PIP_REQUIREMENTS),
+        pip_requirements=list(registry.PIP_REQUIREMENTS),
         registered_model_name=project.register_.name,
     )
     return str(logged.registered_model_version)
@@ -119,11 +98,13 @@ class Chat:
     def __init__(self, uri: str) -> None:
         import mlflow
 
-        with _quiet():
+        with registry.quiet():
             self._model = mlflow.pyfunc.load_model(uri)
 
     def __call__(self, messages: list[dict[str, str]], max_tokens: int) -> str:
-        with _quiet():  # without a temperature: the model's own generation config decides, as it does when served
+        with (
+            registry.quiet()
+        ):  # without a temperature: the model's own generation config decides, as it does when served
             reply = self._model.predict({"messages": messages, "max_tokens": max_tokens})
         return str(reply[0]["choices"][0]["message"]["content"])
 
@@ -146,20 +127,3 @@ def _lineage(round_: Round, verdict: dict[str, Any]) -> dict[str, str]:
             "taolake.gate": verdict["reason"],
         }
     )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """MLflow and transformers narrate; the narration of a round is ours, errors still come through."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    names = ("mlflow", "mlflow.store.db.utils", "transformers", "alembic")
-    before = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)

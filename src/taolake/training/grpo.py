@@ -81,14 +81,14 @@ class FusedReward:
 
     def __init__(self, project: Project, reward_model: str | None, tokenizer: Any):
         used = {*project.reward.weights, *project.reward.require, project.reward.pool_over}
-        groups = [s for s in project.scorers if isinstance(s, AgreementScorer) and s.name in used]
-        needed = used | {s.over for s in groups}
+        groups = {s.name: s.over for s in project.scorers if isinstance(s, AgreementScorer) and s.over}
+        self.groups = {name: over for name, over in groups.items() if name in used}
+        needed = used | set(self.groups.values())
         models = [s.name for s in project.scorers if isinstance(s, RewardModelScorer) and s.name in used]
         if models and reward_model is None:
             raise ValueError(f"the reward uses reward model {models[0]!r}: got no folder of it, wanted `reward_model`")
         self.spec = project.reward
         self.tokenizer = tokenizer
-        self.groups = groups
         self.pure = {
             s.name: scoring.build(s)
             for s in project.scorers
@@ -118,8 +118,8 @@ class FusedReward:
             rows = [reward.render_for_reward(self.tokenizer, messages, answer) for answer in answers]
             for given, value in zip(scored, squash(reward.score(model, rows)), strict=True):
                 given[name] = Score(value)
-        for spec in self.groups:
-            keys = [None if (found := given[spec.over]) is None else found.answer_key for given in scored]
+        for name, over in self.groups.items():
+            keys = [None if (found := given[over]) is None else found.answer_key for given in scored]
             for given, share, key in zip(scored, agreement(keys), keys, strict=True):
-                given[spec.name] = Score(share, "abstain" if share is None else "ok", key)
+                given[name] = Score(share, "abstain" if share is None else "ok", key)
         return list(scored)
