@@ -1,6 +1,7 @@
 """Scores of one prompt's candidates become one reward each, or an abstention for the whole prompt.
 
-Not calibration: values are taken as they are in [0, 1]. Formulas: docs/design.md, section 6.
+Scores are taken as they are in [0, 1]; a calibration, where one is given, is fitted elsewhere (`calibrate`).
+Formulas: docs/design.md, section 6.
 """
 
 import math
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from taolake.config import Reward
+from taolake.selection.calibrate import Calibration, logistic, win_rates
 from taolake.types import Score
 
 _DIGITS = 12  # the noise of a sum must not break ties: ranks downstream compare rewards exactly
@@ -32,10 +34,12 @@ def squash(logits: Sequence[float | None]) -> list[float | None]:
     if not known:
         return [None] * len(logits)
     mean = sum(known) / len(known)
-    return [_sigmoid(s - mean) if s is not None and math.isfinite(s) else None for s in logits]
+    return [logistic(s - mean) if s is not None and math.isfinite(s) else None for s in logits]
 
 
-def combine(group: Sequence[Mapping[str, Score | None]], spec: Reward) -> list[Combined]:
+def combine(
+    group: Sequence[Mapping[str, Score | None]], spec: Reward, calibration: Calibration | None = None
+) -> list[Combined]:
     """Combine the scores of ONE prompt's candidates.
 
     1. A candidate that fails a required verifier is worth 0; one whose verifier could not tell is unscored.
@@ -44,17 +48,22 @@ def combine(group: Sequence[Mapping[str, Score | None]], spec: Reward) -> list[C
        to the prompt's mean. A rare answer's lucky score is pulled back and a frequent answer's mean is believed;
        summing the mass instead would count heads, and simply re-elect the majority. A candidate without a key is an
        answer of its own.
-    4. The prompt abstains when too few candidates are scored, or best and worst are too close to mean anything.
+    4. With a calibration, the reward becomes the mean chance that a person prefers the candidate over another scored
+       one of its group. A failed verifier stays worth 0.
+    5. The prompt abstains when too few candidates are scored, or best and worst are too close to mean anything.
 
     Args:
         group: per candidate, scorer name to score; a missing name, None and NaN mean there is no score.
         spec: the project's `reward` section.
+        calibration: fitted on people's choices; None, or the identity, leaves the weighted mean as it is.
     """
     gates = [_gate(scores, spec) for scores in group]
     means = [_mean(scores, spec) if gate is True else None for scores, gate in zip(group, gates, strict=True)]
     if spec.pool_over is not None:
         means = _pool(means, [_key(scores.get(spec.pool_over), i) for i, scores in enumerate(group)], spec.pool_prior)
     rewards = [0.0 if gate is False else mean for gate, mean in zip(gates, means, strict=True)]
+    if calibration is not None and calibration.kind != "identity":
+        rewards = _calibrated(rewards, gates, calibration)
     scored = [reward for reward in rewards if reward is not None]
     if len(scored) < spec.min_scored:
         return [Combined(None, "too_few")] * len(group)
@@ -112,5 +121,12 @@ def _pool(means: Sequence[float | None], keys: Sequence[str | int], prior: float
     ]
 
 
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+def _calibrated(
+    rewards: Sequence[float | None], gates: Sequence[bool | None], calibration: Calibration
+) -> list[float | None]:
+    """Chances to be preferred; candidates that failed are among the others a chance is taken over."""
+    chances = win_rates(rewards, calibration)
+    return [
+        0.0 if gate is False else None if chance is None else round(chance, _DIGITS)
+        for chance, gate in zip(chances, gates, strict=True)
+    ]

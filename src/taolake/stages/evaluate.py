@@ -17,6 +17,7 @@ from taolake.selection.weights import best_of_k
 from taolake.stages import fingerprints, generate, groups, reward, score
 from taolake.stages.fanout import Row, map_rows
 from taolake.stages.round import Outcome, Round
+from taolake.trust import curve
 from taolake.types import Policy
 from taolake.verdict import pass_at_k
 
@@ -89,7 +90,8 @@ def _mark(member: Row, right: Callable[[str], bool] | None) -> float | None:
 
 
 def measurements(members: Sequence[Row], marks: Sequence[float | None], limit: int) -> dict[str, float]:
-    """One prompt's numbers: greedy, sampled, pass@k for k = 1, 2, 4, ..., best-of-n by reward, lengths, truncation."""
+    """One prompt's numbers: greedy, sampled, pass@k for k = 1, 2, 4, ..., best-of-n by reward, lengths, truncation, and
+    the points of the over-optimisation curve."""
     pairs = [(m, mark) for m, mark in zip(members, marks, strict=True) if mark is not None]
     greedy = [(m, mark) for m, mark in pairs if m["stream"] == "G"]
     sampled = [(m, mark) for m, mark in pairs if m["stream"] == "A"]
@@ -115,7 +117,7 @@ def measurements(members: Sequence[Row], marks: Sequence[float | None], limit: i
     )
     if rewarded:
         found["reward"] = sum(r for r, _ in rewarded) / len(rewarded)
-    return found
+    return found | curve.metrics([r for r, _ in rewarded], [mark for _, mark in rewarded], limit)
 
 
 def _same_number(answer: str, wanted: float | None) -> bool:
@@ -139,7 +141,7 @@ def comparer(gold: Gold, label: str) -> Callable[[str], bool]:
     match gold.compare:
         case "sql":
             database = str(gold.database)
-            return lambda answer: sql.same_result(database, label, answer)
+            return lambda answer: sql.same_result(database, label, answer, rule=gold.rows, dialect=gold.dialect)
         case "numeric":
             wanted = checks.last_number(label)
             return lambda answer: _same_number(answer, wanted)

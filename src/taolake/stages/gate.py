@@ -1,7 +1,8 @@
 """Gate: may the tuned model replace what is deployed? Decided from `evaluations` alone, with intervals paired by
 prompt.
 
-A gain counts when the lower end of its interval is above the limit and no guard trips. The verdict is a row in
+A gain counts when the lower end of its interval is above the limit and no guard trips. One guard is the
+over-optimisation curve: a reward whose best-of-k makes the gate's scorer fall has been gamed. The verdict is a row in
 `rounds`.
 """
 
@@ -9,6 +10,8 @@ from typing import Any
 
 from taolake import lake
 from taolake.stages.round import Outcome, Round
+from taolake.trust import curve
+from taolake.trust.sample import Draws
 from taolake.verdict import Guard, decide, paired_gain
 
 
@@ -30,6 +33,8 @@ def gate(round_: Round) -> Outcome:
         Guard("length_growth", growth, spec.max_length_growth, growth <= spec.max_length_growth),
         Guard("truncated", cut, spec.max_truncated, cut <= spec.max_truncated),
     ]
+    pushed = curve.curve(base, tuned, Draws(evaluate.resamples, round_.project.seed))
+    guards += curve.guard(pushed)
     verdict = decide(gain, guards, spec.min_gain)
     detail: dict[str, Any] = {
         "promoted": verdict.promoted,
@@ -37,6 +42,7 @@ def gate(round_: Round) -> Outcome:
         "gain": gain._asdict(),
         "prompts": len(prompts),
         "scorer": "gold" if evaluate.gold else evaluate.judge,
+        "curve": curve.sentence(pushed) if pushed else "",
         "guards": [{"name": g.name, "value": g.value, "limit": g.limit, "ok": g.ok} for g in guards],
     }
     return Outcome(0, 0, detail)

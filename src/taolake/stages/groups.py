@@ -17,13 +17,21 @@ SPLITS = ("train", "holdout")
 
 
 def candidates(round_: Round, policy: Policy) -> "DataFrame":
-    """A policy's candidates on prompts that are trained on or held out, with split and messages."""
+    """A policy's candidates on prompts that are trained on or held out, with split and messages.
+
+    Review prompts are among them where people chose: the reward is held against their choices (`trust`), and a choice
+    that nobody made is not worth a paid judge. Whoever learns or evaluates picks its own split.
+    """
     from pyspark.sql import functions as f
 
-    ours = (f.col("task") == round_.project.task.name) & f.col("split").isin(*SPLITS)
-    prompts = round_.lake.read(lake.PROMPTS).where(ours)
+    ours = f.col("task") == round_.project.task.name
+    prompts = round_.lake.read(lake.PROMPTS).where(ours).select("prompt_id", "split", "messages")
+    reviewed = round_.lake.read(lake.PREFERENCES).select("prompt_id").distinct()
+    prompts = prompts.where(f.col("split").isin(*SPLITS)).unionByName(
+        prompts.where(f.col("split") == "review").join(reviewed, "prompt_id", "left_semi")
+    )
     mine = round_.lake.read(lake.CANDIDATES).where(f.col("policy") == policy.id)
-    return mine.join(prompts.select("prompt_id", "split", "messages"), "prompt_id")
+    return mine.join(prompts, "prompt_id")
 
 
 def sampled(round_: Round, policy: Policy) -> "DataFrame":

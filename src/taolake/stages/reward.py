@@ -1,17 +1,22 @@
 """Reward: scores become one number per candidate, or an abstention for the whole prompt.
 
 The rule is `taolake.selection.combine`; this stage brings it the scores of a prompt's group and stores what it says.
+Where the project asks for it, rewards become chances that a person prefers the answer: a calibration is fitted on
+people's choices on prompts that no reward model trained on, from the plain rewards of the same candidates.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from taolake import ids, lake
-from taolake.config import AgreementScorer, RewardModelScorer
+from taolake.config import Reward, RewardModelScorer
+from taolake.selection.calibrate import Calibration, fit
 from taolake.selection.combine import combine, squash
-from taolake.stages import groups, score
+from taolake.stages import choices, groups, score
 from taolake.stages.fanout import Row, map_rows
 from taolake.stages.round import Outcome, Round
+from taolake.trust.sample import Draws, Sample
 from taolake.types import Policy, Score
 
 if TYPE_CHECKING:
@@ -24,40 +29,92 @@ def reward(round_: Round) -> Outcome:
 
 
 def version(round_: Round) -> str:
-    """Hash of the rule and of every scorer's version; the group's id is added per prompt."""
-    return ids.content_hash(round_.project.reward.model_dump(mode="json"), score.versions(round_))[:12]
+    """Hash of the rule, of every scorer's version and of the calibration; the group's id is added per prompt."""
+    return _version(plain_version(round_), calibration(round_))
+
+
+def plain_version(round_: Round) -> str:
+    """Version of the rewards before calibration."""
+    rule = round_.project.reward.model_dump(mode="json", exclude={"calibrate", "min_choices"})
+    return ids.content_hash(rule, score.versions(round_))[:12]
+
+
+def calibration(round_: Round) -> Calibration:
+    """What people's choices make of the plain rewards; the identity where none is asked for, or choices are too few.
+
+    The base policy's plain rewards must be in the table: `fill` sees to it.
+    """
+    rule = round_.project.reward
+    if rule.calibrate == "none":
+        return Calibration()
+    told = Sample(choices.kept_out(choices.made(round_), choices.reward_models(round_)), plain_values(round_), Draws())
+    if told.choices < rule.min_choices:
+        return Calibration()
+    return fit(rule.calibrate, told.difference_N.tolist(), [1.0] * len(told))
 
 
 def fill(round_: Round, policy: Policy) -> Outcome:
     """Reward the groups of a policy that have no reward of this version yet."""
     from pyspark.sql import functions as f
 
-    prefix = version(round_)
-    done = round_.lake.read(lake.REWARDS).select("prompt_id", "policy", "reward_version").distinct()
-    todo = _groups(round_, policy, prefix).join(done, ["prompt_id", "policy", "reward_version"], "left_anti").persist()
-    try:
-        count = todo.count()
-        if count:
-            chunk = ids.content_hash("reward", round_.lake.content_id(todo, "prompt_id", "policy", "reward_version"))
-            round_.lake.append_once(lake.REWARDS, map_rows(todo, lake.REWARDS.columns, _rule(round_)), chunk)
-    finally:
-        todo.unpersist()
-    mine = current(round_, policy)
+    plain = plain_version(round_)
+    if round_.project.reward.calibrate != "none":
+        _fill(round_, round_.base, plain, Calibration(), reviewed=True)
+    map_ = calibration(round_)
+    now = _version(plain, map_)
+    new = _fill(round_, policy, now, map_)
+    mine = _current(round_, policy, now)
     reasons = {
         r["reason"]: r["n"] for r in mine.groupBy("reason").agg(f.countDistinct("prompt_id").alias("n")).collect()
     }
     written = mine.count()
-    detail = {"version": prefix, "prompts": mine.select("prompt_id").distinct().count(), "candidates": written}
-    return Outcome(written if count else 0, 0, detail | {"abstained": {k: v for k, v in reasons.items() if k}})
+    detail = {"version": now, "prompts": mine.select("prompt_id").distinct().count(), "candidates": written}
+    detail |= {"calibration": map_.kind, "calibration_pairs": map_.pairs}
+    return Outcome(written if new else 0, 0, detail | {"abstained": {k: v for k, v in reasons.items() if k}})
 
 
 def current(round_: Round, policy: Policy) -> "DataFrame":
     """Rewards of this version for the groups as they are now."""
+    return _current(round_, policy, version(round_))
+
+
+def plain_values(round_: Round) -> dict[str, float | None]:
+    """Rewards before calibration of the base's answers to prompts people chose on, by candidate."""
+    rows = _current(round_, round_.base, plain_version(round_))
+    rows = rows.join(round_.lake.read(lake.PREFERENCES).select("prompt_id").distinct(), "prompt_id", "left_semi")
+    return {r["candidate_id"]: r["reward"] for r in rows.select("candidate_id", "reward").collect()}
+
+
+def _version(plain: str, map_: Calibration) -> str:
+    return plain if map_.kind == "identity" else ids.content_hash(plain, dataclasses.asdict(map_))[:12]
+
+
+def _fill(round_: Round, policy: Policy, prefix: str, map_: Calibration, reviewed: bool = False) -> int:
+    """Write the rewards of one version that are not there yet; returns the groups that were missing.
+
+    `reviewed` leaves it at prompts that people chose on: only those are needed before calibration.
+    """
+    done = round_.lake.read(lake.REWARDS).select("prompt_id", "policy", "reward_version").distinct()
+    todo = _groups(round_, policy, prefix).join(done, ["prompt_id", "policy", "reward_version"], "left_anti")
+    if reviewed:
+        todo = todo.join(round_.lake.read(lake.PREFERENCES).select("prompt_id").distinct(), "prompt_id", "left_semi")
+    todo = todo.persist()
+    try:
+        count = todo.count()
+        if count:
+            chunk = ids.content_hash("reward", round_.lake.content_id(todo, "prompt_id", "policy", "reward_version"))
+            round_.lake.append_once(lake.REWARDS, map_rows(todo, lake.REWARDS.columns, _rule(round_, map_)), chunk)
+    finally:
+        todo.unpersist()
+    return count
+
+
+def _current(round_: Round, policy: Policy, prefix: str) -> "DataFrame":
     from pyspark.sql import functions as f
 
     group = groups.sampled(round_, policy).select("candidate_id", "group")
     rows = round_.lake.read(lake.REWARDS).join(group, "candidate_id")
-    return rows.where(f.col("reward_version") == f.concat(f.lit(version(round_) + "@"), "group")).drop("group")
+    return rows.where(f.col("reward_version") == f.concat(f.lit(prefix + "@"), "group")).drop("group")
 
 
 def _groups(round_: Round, policy: Policy, prefix: str) -> "DataFrame":
@@ -65,25 +122,25 @@ def _groups(round_: Round, policy: Policy, prefix: str) -> "DataFrame":
     from pyspark.sql import functions as f
 
     names = {*round_.project.reward.weights, *round_.project.reward.require} | {round_.project.reward.pool_over}
-    wanted = {name: v for name, v in score.versions(round_).items() if name in names}
-    grouped = {s.name for s in round_.project.scorers if isinstance(s, AgreementScorer)}
-    versions = round_.lake.spark.createDataFrame(
-        [(name, v, name in grouped) for name, v in wanted.items()], "scorer STRING, prefix STRING, grouped BOOLEAN"
-    )
+    wanted = [(name, v) for name, v in score.versions(round_).items() if name in names]
+    versions = round_.lake.spark.createDataFrame(wanted, "scorer STRING, prefix STRING")
     given = round_.lake.read(lake.SCORES).join(f.broadcast(versions), "scorer")
     rows = groups.sampled(round_, policy).select("candidate_id", "prompt_id", "policy", "group")
     rows = rows.join(given.drop("prompt_id", "policy"), "candidate_id", "left")
-    right = f.when(f.col("grouped"), f.concat_ws("@", "prefix", "group")).otherwise(f.col("prefix"))
-    word = f.when(f.col("scorer_version") == right, f.struct("scorer", "value", "status", "answer_key"))
+    # A scorer that looks at whole groups has the group's id in its version; the others have the version alone.
+    right = (f.col("scorer_version") == f.col("prefix")) | (
+        f.col("scorer_version") == f.concat_ws("@", "prefix", "group")
+    )
+    word = f.when(right, f.struct("scorer", "value", "status", "answer_key"))
     scored = rows.groupBy("prompt_id", "policy", "group", "candidate_id").agg(f.collect_list(word).alias("scores"))
     members = f.collect_list(f.struct("candidate_id", "scores")).alias("members")
     named = f.concat(f.lit(prefix + "@"), "group").alias("reward_version")
     return scored.groupBy("prompt_id", "policy", "group").agg(members).select("prompt_id", "policy", named, "members")
 
 
-def _rule(round_: Round) -> Callable[[Iterator[Row]], Iterator[Row]]:
+def _rule(round_: Round, map_: Calibration) -> Callable[[Iterator[Row]], Iterator[Row]]:
     """Groups in, rewards out."""
-    spec = round_.project.reward
+    spec: Reward = round_.project.reward
     models = [s.name for s in round_.project.scorers if isinstance(s, RewardModelScorer)]
 
     def rewards(group: Row) -> list[Row]:
@@ -96,7 +153,7 @@ def _rule(round_: Round) -> Callable[[Iterator[Row]], Iterator[Row]]:
         fixed = {name: group[name] for name in ("prompt_id", "policy", "reward_version")}
         return [
             fixed | {"candidate_id": m["candidate_id"], "reward": c.reward, "reason": c.reason}
-            for m, c in zip(members, combine(scores, spec), strict=True)
+            for m, c in zip(members, combine(scores, spec, map_), strict=True)
         ]
 
     return lambda groups_: (row for group in groups_ for row in rewards(group))
