@@ -12,11 +12,12 @@ from typing import Any
 
 from taolake import lake
 from taolake.config import RewardModelScorer
-from taolake.report import evidence, measures, page
+from taolake.report import evidence, measures, page, trust
 from taolake.report.measures import Draws, Measured
 from taolake.stages import STAGES
 from taolake.stages.gate import measured as read_measured
 from taolake.stages.round import Round
+from taolake.trust import sample
 
 SCHEMA_VERSION = 1
 SCHEMA = Path(__file__).with_name("card.schema.json")
@@ -61,6 +62,8 @@ def card(round_: Round) -> dict[str, Any]:
         "registered": _registered(rows),
         **_costs(rows),
         "scorers": _scorers(round_, rows),
+        "trust": trust.section(_detail(rows, "trust")),
+        "over_optimisation": _over_optimisation(round_, rows, numbers),
         "reward_histogram": rewards,
         "length_histogram": lengths,
         "examples": evidence.examples(round_, who, numbers),
@@ -135,7 +138,7 @@ def _costs(rows: Rows) -> dict[str, Any]:
     """The stages' books, and what they add up to."""
     names = ("stage", "state", "seconds", "tokens", "rows", "dollars", "peak_rss_bytes")
     stages: list[dict[str, Any]] = [
-        {name: row[name] if row[name] is not None else 0 for name in names} | {"detail": _facts(row["detail"])}
+        {name: row[name] if row[name] is not None else 0 for name in names} | {"detail": _facts(_books(row))}
         for row in rows.values()
     ]
     return {
@@ -145,6 +148,12 @@ def _costs(rows: Rows) -> dict[str, Any]:
         "dollars": sum(float(s["dollars"]) for s in stages),
         "peak_rss_bytes": max(s["peak_rss_bytes"] for s in stages),
     }
+
+
+def _books(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A stage's detail for its line of the books; the trust report has a section of its own."""
+    detail: Mapping[str, Any] = row["detail"]
+    return {k: v for k, v in detail.items() if k != "reward"} if row["stage"] == "trust" else detail
 
 
 def _facts(detail: Mapping[str, Any], prefix: str = "") -> dict[str, float | int | bool]:
@@ -179,6 +188,13 @@ def _scorers(round_: Round, rows: Rows) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _over_optimisation(round_: Round, rows: Rows, numbers: Mapping[str, Measured]) -> dict[str, Any] | None:
+    """The reward against the gate's scorer, with the distance the trainer measured for the tuned policy."""
+    kl = _detail(rows, "train").get("metrics", {}).get("kl")
+    draws = sample.Draws(round_.project.evaluate.resamples, round_.project.seed)
+    return trust.over_optimisation(numbers["base"], numbers["tuned"], draws, kl)
 
 
 def _lineage(rows: Rows, evaluation: str) -> dict[str, Any]:

@@ -9,17 +9,18 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from taolake.report.plots import Bar, Series, bars, curve, histogram
+from taolake.report.plots import Axis, Bar, Line, Series, bars, curve, histogram, plane
 
 _SPACE = "\u00a0"  # keeps a number and its unit on one line
 
 
 def render(card: Mapping[str, Any]) -> str:
     """Render a card as an HTML document."""
-    return _template().render(card=card, headline=headline(card), charts=charts(card)) + "\n"
+    more = trust_charts(card.get("trust"), card.get("over_optimisation"))
+    return template("page.html.j2").render(card=card, headline=headline(card), charts=charts(card) | more) + "\n"
 
 
 def headline(card: Mapping[str, Any]) -> str:
@@ -71,6 +72,14 @@ def charts(card: Mapping[str, Any]) -> dict[str, Markup | None]:
     }
 
 
+def trust_charts(trust: Mapping[str, Any] | None, over: Mapping[str, Any] | None) -> dict[str, Markup | None]:
+    """Charts of the trust section, on the card and on its own page."""
+    return {
+        "reliability": _reliability(trust["reward"]) if trust else None,
+        "over": _over_optimisation(over) if over else None,
+    }
+
+
 def percent(share: float | None, digits: int = 1) -> str:
     """A share as `62.5 %`."""
     return "not measured" if share is None else f"{100 * share:.{digits}f}{_SPACE}%"
@@ -111,10 +120,15 @@ def dollars(amount: float) -> str:
 
 
 @cache
-def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+def template(name: str) -> Template:
+    """A template of this package; what it includes is beside it."""
+    folder = resources.files(__package__)
+    loader = FunctionLoader(lambda part: folder.joinpath(part).read_text(encoding="utf-8"))
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {f.__name__: f for f in (percent, points, whole, duration, memory, chance, dollars)}
-    return environment.from_string(resources.files(__package__).joinpath("page.html.j2").read_text(encoding="utf-8"))
+    return environment.get_template(name)
 
 
 def _bar(label: str, stat: Mapping[str, float], style: str) -> Bar:
@@ -126,3 +140,36 @@ def _histogram(title: str, unit: str, found: Mapping[str, Any]) -> Markup | None
     if not any(any(line.values) for line in series):
         return None
     return Markup(histogram(title, unit, found["edges"], series))
+
+
+def _reliability(reward: Mapping[str, Any] | None) -> Markup | None:
+    """What the reward claims against what people did, before and after calibration."""
+    if not reward or reward["ece_before"] is None:
+        return None
+    lines = [
+        Line(
+            label, [tuple(100 * b[name] for name in ("claimed", "right", "low", "high")) for b in found["bins"]], style
+        )
+        for label, style, found in (("before", "base", reward["ece_before"]), ("after", "tuned", reward["ece_after"]))
+        if found
+    ]
+    axes = Axis("claimed chance in %", 50, 100, range(50, 101, 10)), Axis("right in %", 0, 100, range(0, 101, 25))
+    return Markup(plane("Claimed chance and what people did", *axes, lines, diagonal=True))
+
+
+def _over_optimisation(over: Mapping[str, Any]) -> Markup:
+    """Reward and gate score over the distance from the base."""
+    rows, tuned = over["points"], over["tuned"]
+    lines = [
+        Line(label, [(p["kl"], *(p[part][name] for name in ("mean", "low", "high"))) for p in rows], style)
+        for label, part, style in (("reward", "proxy", "best"), ("gate", "gate", "tuned"))
+    ]
+    widest = rows[-1]["kl"]
+    if tuned and tuned["kl"] is not None:
+        widest = max(widest, min(tuned["kl"], 4 * widest))
+        lines.append(Line("tuned, gate", [(tuned["kl"], *(tuned["gate"][n] for n in ("mean", "low", "high")))], "base"))
+    step = next(s for s in (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, widest) if s * 5 >= widest)
+    x = Axis("nats from the base", 0, widest, [step * i for i in range(int(widest / step) + 1)])
+    return Markup(
+        plane("Reward and gate score, as the reward is pushed", x, Axis("score", 0, 1, (0, 0.25, 0.5, 0.75, 1)), lines)
+    )

@@ -33,6 +33,25 @@ class Series:
     style: str
 
 
+@dataclass(frozen=True)
+class Axis:
+    """An axis from `low` to `high` with its ticks; values outside are drawn at its ends."""
+
+    label: str
+    low: float
+    high: float
+    ticks: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points (x, y, low, high) joined in order, with whiskers for the intervals; one point is a mark alone."""
+
+    label: str
+    points: Sequence[tuple[float, float, float, float]]
+    style: str
+
+
 def bars(title: str, rows: Sequence[Bar]) -> str:
     """Horizontal bars of shares from 0 to 100 %, with whiskers for the intervals."""
     step, left, right = 58, 4, 356
@@ -115,6 +134,31 @@ def histogram(title: str, unit: str, edges: Sequence[float], series: Sequence[Se
     return _svg(title, told, bottom + 42, parts)
 
 
+def plane(title: str, x: Axis, y: Axis, lines: Sequence[Line], diagonal: bool = False) -> str:
+    """Lines over a numeric axis, each labelled at its end; `diagonal` draws where y equals x."""
+    top, bottom, right = 12, 212, 262
+    parts = []
+    for tick in y.ticks:
+        height = _on(tick, y, bottom, top)
+        parts += [_rule(_LEFT, right, height), _text(_LEFT - 6, height + 4, f"{tick:g}", "tick", "end")]
+    parts += [_text(_on(tick, x, _LEFT, right), bottom + 17, f"{tick:g}", "tick", "middle") for tick in x.ticks]
+    parts.append(_text((_LEFT + right) / 2, bottom + 36, f"{x.label}; {y.label}", "tick", "middle"))
+    if diagonal:
+        low, high = max(x.low, y.low), min(x.high, y.high)
+        ends = [(_on(v, x, _LEFT, right), _on(v, y, bottom, top)) for v in (low, high)]
+        parts.append(f'<path class="grid" d="M{ends[0][0]:g} {ends[0][1]:g}L{ends[1][0]:g} {ends[1][1]:g}"/>')
+    for line in lines:
+        at = [[_on(p[0], x, _LEFT, right), *(_on(v, y, bottom, top) for v in p[1:])] for p in line.points]
+        parts += [f'<path class="whisker" d="M{px:.1f} {low:.1f}V{high:.1f}"/>' for px, _, low, high in at]
+        path = "L".join(f"{px:.1f} {py:.1f}" for px, py, *_ in at)
+        parts += [f'<path class="line {line.style}" d="M{path}"/>', *(_mark(line.style, p[0], p[1]) for p in at)]
+    ends_y = _apart([_on(line.points[-1][1], y, bottom, top) + 4 for line in lines], 15)
+    for line, height in zip(lines, ends_y, strict=True):
+        parts.append(_text(right + 6, height, line.label, f"label end {line.style}"))
+    told = "; ".join(f"{n.label}: " + ", ".join(f"{p[1]:.3g} at {p[0]:.3g}" for p in n.points) for n in lines)
+    return _svg(title, told, bottom + 42, parts)
+
+
 def _svg(title: str, told: str, height: float, parts: Sequence[str]) -> str:
     """Wrap shapes; the title names the chart for everyone, the description says its numbers to who cannot see it."""
     name, text = escape(title), escape(told)
@@ -143,6 +187,11 @@ def _mark(style: str, x: float, y: float) -> str:
 
 def _at(share: float, left: float, right: float) -> float:
     return round(left + (right - left) * min(max(share, 0.0), 1.0), 2)
+
+
+def _on(value: float, axis: Axis, start: float, end: float) -> float:
+    """Place of a value between an axis' two ends."""
+    return round(start + (end - start) * min(max((value - axis.low) / (axis.high - axis.low), 0.0), 1.0), 2)
 
 
 def _percent(share: float, digits: int = 1) -> str:

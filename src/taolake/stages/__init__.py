@@ -65,16 +65,23 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "score",
         "verifiers, agreement and the reward model judge every candidate",
-        (lake.PROMPTS, lake.CANDIDATES, lake.PREFERENCES, lake.SCORES),
+        (lake.PROMPTS, lake.CANDIDATES, lake.PREFERENCES, lake.JUDGEMENTS, lake.SCORES),
         lake.SCORES,
         ("scorers",),
     ),
     Stage(
         "reward",
         "scores become one number per candidate, or an abstention",
-        (lake.CANDIDATES, lake.SCORES),
+        (lake.CANDIDATES, lake.PREFERENCES, lake.SCORES),
         lake.REWARDS,
         ("reward",),
+    ),
+    Stage(
+        "trust",
+        "does the reward deserve to train? held against people's choices",
+        (lake.PROMPTS, lake.CANDIDATES, lake.PREFERENCES, lake.SCORES, lake.REWARDS),
+        lake.ROUNDS,
+        ("trust",),
     ),
     Stage(
         "select",
@@ -146,7 +153,8 @@ def run(round_: Round, name: str) -> tuple[Outcome, bool]:
         try:
             outcome = stage.call(round_)
         except BaseException as error:
-            book.write("failed", Outcome(0, 0, {"error": f"{type(error).__name__}: {error}"[:1000]}), meter)
+            known = {"error": f"{type(error).__name__}: {error}"[:1000], **getattr(error, "detail", {})}
+            book.write("failed", Outcome(0, 0, known), meter)
             raise
     book.write("done", outcome, meter)
     return outcome, True
@@ -156,6 +164,19 @@ def run_all(round_: Round) -> Iterator[tuple[Stage, Outcome, bool]]:
     """Run the whole round, stage by stage."""
     for stage in STAGES:
         yield stage, *run(round_, stage.name)
+
+
+def reopen(round_: Round, name: str) -> list[str]:
+    """Have a stage and all after it run again, since what they read has changed; returns those that were done."""
+    from pyspark.sql import functions as f
+
+    after = [stage.name for stage in STAGES[STAGES.index(named(name)) :]]
+    mine = (f.col("round") == round_.number) & f.col("stage").isin(after) & (f.col("state") == "done")
+    rows = round_.lake.read(lake.ROUNDS).where(mine)
+    done = [row["stage"] for row in rows.select("stage").collect()]
+    if done:
+        round_.lake.merge(lake.ROUNDS, rows.withColumn("state", f.lit("reopened")))
+    return [name for name in after if name in done]
 
 
 class _Book:

@@ -87,7 +87,7 @@ def _parsed(round_: Round) -> "DataFrame":
 
 
 def _parse_source(round_: Round, source: Source) -> "DataFrame":
-    return map_rows(_lines(round_, source), _PARSED, _parser(round_.project, source))
+    return map_rows(lines(round_, source), _PARSED, _parser(round_.project, source))
 
 
 def _parser(project: Project, source: Source) -> Callable[[Iterator[Row]], Iterator[Row]]:
@@ -108,7 +108,7 @@ def _parser(project: Project, source: Source) -> Callable[[Iterator[Row]], Itera
     return lambda rows: (parsed(row["source"], row["line"] or b"") for row in rows)
 
 
-def _lines(round_: Round, source: Source) -> "DataFrame":
+def lines(round_: Round, source: Source) -> "DataFrame":
     """Rows of a source as (source, line): JSON bytes and where they stood."""
     from pyspark.sql import functions as f
 

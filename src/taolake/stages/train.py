@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from taolake.stages import fingerprints
+from taolake.stages.reward_model import train_reward_model
 from taolake.stages.round import Outcome, Round, policy
-from taolake.stages.score import train_reward_model
 from taolake.stages.select import training_rows
 from taolake.training.job import TrainJob
 
