@@ -1,9 +1,9 @@
 # Databricks notebook source
 # MAGIC %md
-# MAGIC ## 6. Select
+# MAGIC ## 8. Train
 # MAGIC
-# MAGIC Rewards become exactly the rows the trainer sees. `imitate` rows are drawn as a random best-of-k would draw
-# MAGIC them, never the top answer alone; `regress` rows are all complete stream-A candidates with their advantage.
+# MAGIC The selection goes into the weights, by the algorithm the project file names, in a process of its own. A
+# MAGIC killed run resumes at its last checkpoint; the result is a policy whose id is the hash of its bytes.
 
 # COMMAND ----------
 
@@ -22,18 +22,19 @@ round_ = notebook.open_round(spark, config, number, catalog, schema)
 
 # COMMAND ----------
 
-outcome, ran = stages.run(round_, "select")
+outcome, ran = stages.run(round_, "train")
 print("done" if ran else "was done before", outcome.detail)
 
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC Look at a few `imitate` texts of one prompt: this is what the model will be told to say.
+# MAGIC Look at the `metrics` in `detail`: the loss should fall, and a divergence of more than about one nat a
+# MAGIC sequence is an alarm.
 
 # COMMAND ----------
 
-display(round_.lake.read(lake.SELECTIONS))
+display(round_.lake.read(lake.ROUNDS).where("stage = 'train'"))
 
 # COMMAND ----------
 
-notebook.finish(dbutils, "select", outcome)
+notebook.finish(dbutils, "train", outcome)

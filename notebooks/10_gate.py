@@ -1,9 +1,9 @@
 # Databricks notebook source
 # MAGIC %md
-# MAGIC ## 8. Evaluate
+# MAGIC ## 10. Gate
 # MAGIC
-# MAGIC Base and tuned model answer the holdout, greedy and sampled, and every prompt gets its measurements. This is
-# MAGIC the only stage that reads labels; without any, a scorer that had no part in the reward decides.
+# MAGIC Better, and nothing got worse? The lower end of the paired gain's interval must be above the limit, and no
+# MAGIC guard (answer length, cut-off answers) may trip. The verdict is a row of `rounds`.
 
 # COMMAND ----------
 
@@ -22,19 +22,18 @@ round_ = notebook.open_round(spark, config, number, catalog, schema)
 
 # COMMAND ----------
 
-outcome, ran = stages.run(round_, "evaluate")
+outcome, ran = stages.run(round_, "gate")
 print("done" if ran else "was done before", outcome.detail)
 
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC Look at the same `prompt_id` for both models: everything is paired by prompt, and so are the intervals made
-# MAGIC from it.
+# MAGIC Look at `reason` in `detail` when `promoted` is false: it names the limit that was missed.
 
 # COMMAND ----------
 
-display(round_.lake.read(lake.EVALUATIONS))
+display(round_.lake.read(lake.ROUNDS).where("stage = 'gate'"))
 
 # COMMAND ----------
 
-notebook.finish(dbutils, "evaluate", outcome)
+notebook.finish(dbutils, "gate", outcome)

@@ -1,9 +1,9 @@
 # Databricks notebook source
 # MAGIC %md
-# MAGIC ## 10. Register
+# MAGIC ## 9. Evaluate
 # MAGIC
-# MAGIC The merged model, the adapter and the lineage go into MLflow. The version is loaded back and has to answer a
-# MAGIC prompt before it gets an alias: `challenger` always, `champion` when the gate promoted it.
+# MAGIC Base and tuned model answer the holdout, greedy and sampled, and every prompt gets its measurements. This is
+# MAGIC the only stage that reads labels; without any, a scorer that had no part in the reward decides.
 
 # COMMAND ----------
 
@@ -22,18 +22,19 @@ round_ = notebook.open_round(spark, config, number, catalog, schema)
 
 # COMMAND ----------
 
-outcome, ran = stages.run(round_, "register")
+outcome, ran = stages.run(round_, "evaluate")
 print("done" if ran else "was done before", outcome.detail)
 
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC Look at `version` and `alias` in `detail`; the tags of the version name the table versions it was made from.
+# MAGIC Look at the same `prompt_id` for both models: everything is paired by prompt, and so are the intervals made
+# MAGIC from it.
 
 # COMMAND ----------
 
-display(round_.lake.read(lake.ROUNDS).where("stage = 'register'"))
+display(round_.lake.read(lake.EVALUATIONS))
 
 # COMMAND ----------
 
-notebook.finish(dbutils, "register", outcome)
+notebook.finish(dbutils, "evaluate", outcome)

@@ -1,9 +1,9 @@
 # Databricks notebook source
 # MAGIC %md
-# MAGIC ## 7. Train
+# MAGIC ## 11. Register
 # MAGIC
-# MAGIC The selection goes into the weights, by the algorithm the project file names, in a process of its own. A
-# MAGIC killed run resumes at its last checkpoint; the result is a policy whose id is the hash of its bytes.
+# MAGIC The merged model, the adapter and the lineage go into MLflow. The version is loaded back and has to answer a
+# MAGIC prompt before it gets an alias: `challenger` always, `champion` when the gate promoted it.
 
 # COMMAND ----------
 
@@ -22,19 +22,18 @@ round_ = notebook.open_round(spark, config, number, catalog, schema)
 
 # COMMAND ----------
 
-outcome, ran = stages.run(round_, "train")
+outcome, ran = stages.run(round_, "register")
 print("done" if ran else "was done before", outcome.detail)
 
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC Look at the `metrics` in `detail`: the loss should fall, and a divergence of more than about one nat a
-# MAGIC sequence is an alarm.
+# MAGIC Look at `version` and `alias` in `detail`; the tags of the version name the table versions it was made from.
 
 # COMMAND ----------
 
-display(round_.lake.read(lake.ROUNDS).where("stage = 'train'"))
+display(round_.lake.read(lake.ROUNDS).where("stage = 'register'"))
 
 # COMMAND ----------
 
-notebook.finish(dbutils, "train", outcome)
+notebook.finish(dbutils, "register", outcome)

@@ -1,9 +1,9 @@
 # Databricks notebook source
 # MAGIC %md
-# MAGIC ## 9. Gate
+# MAGIC ## 6. Trust
 # MAGIC
-# MAGIC Better, and nothing got worse? The lower end of the paired gain's interval must be above the limit, and no
-# MAGIC guard (answer length, cut-off answers) may trip. The verdict is a row of `rounds`.
+# MAGIC Does the reward deserve to train a model? It is held against people's choices on prompts that no reward model
+# MAGIC trained on. Below the limits of the project file this stage fails, and says which number and what to collect.
 
 # COMMAND ----------
 
@@ -22,18 +22,18 @@ round_ = notebook.open_round(spark, config, number, catalog, schema)
 
 # COMMAND ----------
 
-outcome, ran = stages.run(round_, "gate")
+outcome, ran = stages.run(round_, "trust")
 print("done" if ran else "was done before", outcome.detail)
 
 # COMMAND ----------
 
 # MAGIC %md
-# MAGIC Look at `reason` in `detail` when `promoted` is false: it names the limit that was missed.
+# MAGIC The numbers, with intervals, are in the detail of the stage's row; `taolake trust` draws them.
 
 # COMMAND ----------
 
-display(round_.lake.read(lake.ROUNDS).where("stage = 'gate'"))
+display(round_.lake.read(lake.ROUNDS).where("stage = 'trust'"))
 
 # COMMAND ----------
 
-notebook.finish(dbutils, "gate", outcome)
+notebook.finish(dbutils, "trust", outcome)

@@ -1,0 +1,56 @@
+"""The `taolake` command: thin over the stages, the tables and the card.
+
+Heavy libraries are imported inside the commands, so that `taolake --help` answers at once.
+"""
+
+import sys
+
+import typer
+
+from taolake.cli import look, people, rounds
+from taolake.cli.common import REFUSED
+from taolake.trust import TrustError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="""Make a language model better from the prompts you already log, without labels.
+
+    A round goes from logged prompts to a gated, registered model. Everything is in Delta tables; a killed run goes on
+    where it stopped, and a finished one does nothing.
+
+    \b
+    taolake demo                      the embedded example, about ten minutes on two cores
+    taolake check conf/mine.yml       is this project file right?
+    taolake run conf/mine.yml         a whole round
+    taolake report conf/mine.yml      the proof card of the last round
+    taolake trust conf/mine.yml       does its reward agree with people?
+    taolake label export              ask people where it teaches most
+    """,
+)
+
+for command in (
+    rounds.demo,
+    rounds.run,
+    rounds.stage,
+    rounds.status,
+    look.report,
+    look.trust,
+    look.check,
+    look.tables,
+    look.chat,
+):
+    app.command()(command)
+app.add_typer(people.app, name="label")
+
+
+def main() -> None:
+    """Entry point: known problems end with one line and exit code 1, a refused reward with 4, others with a trace."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        if "--debug" in sys.argv:
+            raise
+        typer.echo(f"taolake: {error}", err=True)
+        raise SystemExit(REFUSED if isinstance(error, TrustError) else 1) from None
