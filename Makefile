@@ -2,6 +2,8 @@
 .PHONY: help setup demo test lint bench clean lock
 PYTHON ?= python3
 BIN := .venv/bin
+# Test files at once: each has a Spark session and engines of its own, about 6 GiB.
+WORKERS ?= 2
 # Locks are installed as they are: no resolution on the user's machine, and every file checked by its hash.
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
 
@@ -23,7 +25,7 @@ demo: setup ## run the embedded example: one whole round, ending with a proof ca
 	@$(BIN)/taolake demo
 
 test: setup ## run the tests (no GPU, no key)
-	$(BIN)/python -m pytest -m "not gpu and not slow"
+	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(WORKERS) --dist loadfile
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

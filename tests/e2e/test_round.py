@@ -70,11 +70,12 @@ def test_the_adapter_in_vllm_answers_as_it_does_in_peft(finished: Round) -> None
 def test_the_registered_model_loads_and_answers(finished: Round) -> None:
     import mlflow
 
-    from taolake.stages import register
+    from taolake.stages import register, registry
 
     entry = finished.done("register").detail
     assert entry["alias"] == "champion"
-    register.connect(finished.project)
+    assert [each["name"] for each in entry["reward_models"]] == ["tiny_reward"]
+    registry.connect(finished.project)
     version = mlflow.MlflowClient().get_model_version_by_alias("tiny", "champion")
     assert version.tags["taolake.policy"] == finished.tuned.id
     assert version.tags["taolake.selection"] == finished.done("select").detail["selection"]
@@ -121,7 +122,7 @@ def test_grpo_trains_online_from_the_same_tables(spark: SparkSession, finished: 
     changed = Project.model_validate(shape | {"train": shape["train"] | online})
     round_ = Round(finished.lake, changed, 2)
     candidates = round_.lake.read(lake.CANDIDATES).count()
-    for name in ("ingest", "generate", "label", "score", "reward", "select", "train"):
+    for name in ("ingest", "generate", "label", "score", "reward", "trust", "select", "train"):
         stages.run(round_, name)
     assert round_.lake.read(lake.CANDIDATES).count() == candidates
     kinds = round_.lake.read(lake.SELECTIONS).where("round = 2").select("kind").distinct().collect()

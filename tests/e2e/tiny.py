@@ -82,7 +82,7 @@ def project(folder: Path) -> dict[str, Any]:
                 "kind": "reward_model",
                 "name": "preferred",
                 "reviewer": "tests.e2e.tiny:prefer",
-                "epochs": 6,
+                "epochs": 12,
                 "learning_rate": 1e-3,
                 "batch_size": 8,
             },

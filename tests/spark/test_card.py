@@ -213,7 +213,9 @@ def test_every_field_of_the_schema_is_described() -> None:
         return missing + ([] if closed else [f"{path} is open"]) + [m for k, v in inner for m in bare(v, f"{path}.{k}")]
 
     schema = json.loads(report.SCHEMA.read_text())
-    assert len(schema["properties"]) > 20 and bare(schema) == []
+    # What is said more than once is in `$defs`; the place that refers to it says what it is there.
+    shared = [m for name, node in schema["$defs"].items() for m in bare({"description": name, **node}, name)]
+    assert len(schema["properties"]) > 20 and bare(schema) + shared == []
 
 
 def test_means_are_exact(whole: dict[str, Any]) -> None:

@@ -10,7 +10,10 @@ from taolake.lake import Lake
 
 
 def pairs(spark: SparkSession, *rows: tuple[str, str, str, str]):  # type: ignore[no-untyped-def]
-    return spark.createDataFrame(list(rows), "prompt_id STRING, chosen STRING, rejected STRING, annotator STRING")
+    given = ("prompt_id", "chosen", "rejected", "annotator")
+    blank = dict.fromkeys(lake.PREFERENCES.schema().names)
+    made = [blank | dict(zip(given, row, strict=True)) for row in rows]
+    return spark.createDataFrame(made, lake.PREFERENCES.schema())
 
 
 @pytest.fixture
@@ -63,7 +66,7 @@ def test_merge_updates_by_key(here: Lake, spark: SparkSession) -> None:
 
 
 def test_a_missing_or_unknown_column_is_named(here: Lake, spark: SparkSession) -> None:
-    rows = spark.createDataFrame([("p", "a", "b")], "prompt_id STRING, chosen STRING, reject STRING")
+    rows = pairs(spark, ("p", "a", "b", "x")).drop("annotator").withColumnRenamed("rejected", "reject")
     with pytest.raises(ValueError, match=r"missing columns \['annotator', 'rejected'\], unknown columns \['reject'\]"):
         here.append_once(lake.PREFERENCES, rows, "c")
 

@@ -29,7 +29,7 @@ def parsed(name: str) -> ast.Module:
 
 
 def test_there_is_one_notebook_per_stage_in_order() -> None:
-    assert len(NAMES) == 11
+    assert len(NAMES) == 12
     assert [file.name for file in FILES if file.is_file()] == [f"{name}.py" for name in NAMES]
 
 
@@ -82,7 +82,7 @@ def finished(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> d
     config = folder / "project.yml"
     config.write_text(yaml.safe_dump(fake_project(folder, generate=generate).model_dump(mode="json", by_alias=True)))
     params = {"config": str(config)}
-    ran = {name: run_notebook(name, spark, params) for name in NAMES[1:7]}
+    ran = {name: run_notebook(name, spark, params) for name in NAMES[1:8]}
     again = run_notebook("02_generate", spark, params)
     round_ = notebook.open_round(spark, str(config))
     put_evaluation_on_record(round_)
@@ -111,7 +111,7 @@ def detail(finished: dict[str, Any], name: str) -> Any:
 
 def test_each_notebook_leaves_with_its_task_value(finished: dict[str, Any]) -> None:
     records = finished["round"].records()
-    assert list(finished["ran"]) == [*NAMES[1:7], NAMES[0]]
+    assert list(finished["ran"]) == [*NAMES[1:8], NAMES[0]]
     for name, dbutils in finished["ran"].items():
         if name == "00_tour":
             assert (dbutils.values, dbutils.exited) == ({}, None)
@@ -149,7 +149,7 @@ def test_generate_to_reward_write_the_rows_of_the_plan(finished: dict[str, Any])
 
 
 def test_the_table_shown_is_the_one_written(finished: dict[str, Any]) -> None:
-    for name, stage in zip(NAMES[1:7], stages.STAGES, strict=False):
+    for name, stage in zip(NAMES[1:8], stages.STAGES, strict=False):
         assert finished["ran"][name].shown[0].columns == stage.writes.schema().names
 
 

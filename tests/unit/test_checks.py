@@ -5,8 +5,9 @@ import pickle
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
-from taolake.config import AgreementScorer, CheckScorer, FunctionScorer, RewardModelScorer
+from taolake.config import CheckScorer, FunctionScorer, ScorerSpec
 from taolake.scoring import build, version
 from taolake.scoring.checks import MAX_ANSWER_CHARS, last_number
 from taolake.types import Score, Scorer
@@ -189,14 +190,22 @@ def test_function_that_does_not_import_is_refused(target: str) -> None:
         build(FunctionScorer.model_validate({"kind": "function", "name": "f", "target": target}))
 
 
-def test_group_and_engine_scorers_are_not_built_here() -> None:
-    for spec in (
-        AgreementScorer.model_validate({"kind": "agreement", "name": "vote", "over": "runs"}),
-        RewardModelScorer.model_validate({"kind": "reward_model", "name": "rm"}),
-    ):
-        with pytest.raises(ValueError, match="score stage"):
-            build(spec)
-        assert len(version(spec)) == 12
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "agreement", "over": "runs"},
+        {"kind": "relevance", "encoder": "folder"},
+        {"kind": "judge", "rubric": "good", "judges": [{"kind": "endpoint", "url": "http://x/v1", "model": "m"}]},
+        {"kind": "mlflow_judge", "instructions": "{{ outputs }}", "model": "openai:/m"},
+        {"kind": "reward_model"},
+        {"kind": "sql", "dialect": "spark", "database": "shop"},
+    ],
+)
+def test_group_and_engine_scorers_are_not_built_here(options: dict[str, object]) -> None:
+    spec: ScorerSpec = TypeAdapter(ScorerSpec).validate_python({"name": "other", **options})
+    with pytest.raises(ValueError, match="score stage"):
+        build(spec)
+    assert len(version(spec)) == 12
 
 
 @pytest.mark.parametrize("spec", [{"kind": "json_schema", "schema": SCHEMA}, {"kind": "numeric"}])
@@ -216,3 +225,82 @@ def test_version_follows_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     source.write_text("def f(messages, answer):\n    return 0\n", encoding="utf-8")
     assert version(spec) != first
     assert version(function_spec()) != version(function_spec(bonus=1))
+
+
+@pytest.mark.parametrize(
+    ("unit", "target", "answer", "value", "number"),
+    [
+        ("km", 5, "It is 5 km.", 1.0, 5.0),
+        ("km", 5, "It is 5,000 m away", 1.0, 5.0),
+        ("km", 5, "5000 metres", 1.0, 5.0),
+        ("km", 5, "3.10686 miles", 0.0, 3.10686 * 1.609344),
+        ("km", 5, "5", 1.0, 5.0),
+        ("km", 5, "5 km, as of 2024", 1.0, 5.0),
+        ("km", 5, "5 kg", 0.0, None),
+        ("km", 5, "none", 0.0, None),
+        ("m", 2, "200cm", 1.0, 2.0),
+        ("ft", 10, "120 in", 1.0, 10.0),
+        ("ft", 10, "10 feet", 1.0, 10.0),
+        ("mm", 25.4, "1 inch", 1.0, 25.4),
+        ("lb", 1, "453.59237 g", 1.0, 1.0),
+        ("kg", 2, "2 Kg", 1.0, 2.0),
+        ("min", 90, "1.5 hours", 1.0, 90.0),
+        ("h", 48, "2 days", 1.0, 48.0),
+        ("GB", 1.5, "1500 MB", 1.0, 1.5),
+        ("MiB", 1, "1024 KiB", 1.0, 1.0),
+        ("MB", 1, "8 Mb", 1.0, 1.0),
+        ("%", 45, "45 %", 1.0, 45.0),
+        ("%", 45, "45 percent", 1.0, 45.0),
+        ("%", 45, "45", 1.0, 45.0),
+        ("%", 0.5, "50 bps", 1.0, 0.5),
+        ("USD", 1_500_000, "$1.5M", 1.0, 1_500_000.0),
+        ("USD", 1_500_000, "1.5 million dollars", 1.0, 1_500_000.0),
+        ("USD", 1_500_000, "USD 1,500k", 1.0, 1_500_000.0),
+        ("$", 2e9, "2 bn USD", 1.0, 2e9),
+        ("$", 5e9, "$5B", 1.0, 5e9),
+        ("EUR", 12, "-€12", 0.0, -12.0),
+        ("EUR", 12, "12 €", 1.0, 12.0),
+        ("EUR", 12, "$12", 0.0, None),
+        ("EUR", 12, "€12 (about $13)", 1.0, 12.0),
+        ("B", 5, "5 B", 1.0, 5.0),
+        ("s", 3, "3 apples", 1.0, 3.0),
+    ],
+)
+def test_numeric_with_a_unit(unit: str, target: float, answer: str, value: float, number: float | None) -> None:
+    score = scorer("numeric", unit=unit, target=target)([], answer)
+    assert (score.value, score.status) == (value, "ok")
+    assert score.detail.get("number") == (None if number is None else pytest.approx(number, rel=1e-9))
+    assert ("error" in score.detail) is (number is None)
+
+
+def test_number_of_another_kind_says_so() -> None:
+    assert scorer("numeric", unit="km", target=5)([], "5 kg").detail == {"error": "the number is a mass, wanted km"}
+
+
+@pytest.mark.parametrize("unit", ["celsius", "smoot", "°C"])
+def test_unknown_unit_is_refused(unit: str) -> None:
+    with pytest.raises(ValueError, match=unit):
+        scorer("numeric", unit=unit)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "answer", "threshold", "value", "similarity"),
+    [
+        ("New York City", "new  york city", 0.9, 1.0, 1.0),
+        ("New York City", "New York", 0.9, 0.0, 0.7619),
+        ("New York City", "New York", 0.76, 1.0, 0.7619),
+        ("colour", "color", 0.9, 1.0, 0.9091),
+        ("abc", "xyz", 0.9, 0.0, 0.0),
+        ("abc", "", 0.9, 0.0, 0.0),
+        ("abc", "", 0.0, 1.0, 0.0),
+        ("word " * 1000, "word " * 999 + "other", 0.9, 1.0, 0.999),
+    ],
+)
+def test_fuzzy(pattern: str, answer: str, threshold: float, value: float, similarity: float) -> None:
+    score = scorer("fuzzy", pattern=pattern, threshold=threshold)([], answer)
+    assert (score.value, score.detail) == (value, {"similarity": similarity})
+
+
+def test_fuzzy_without_a_text_is_refused() -> None:
+    with pytest.raises(ValueError, match="wanted `pattern`"):
+        scorer("fuzzy", pattern="  ")

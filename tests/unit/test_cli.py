@@ -35,8 +35,9 @@ def test_help_says_what_a_command_does_and_shows_an_example(command: str) -> Non
     assert said.exit_code == 0
     lines = [line.strip() for line in said.output.splitlines()]
     assert any(re.match(rf"taolake {command}\b", line) for line in lines), said.output
-    callback = {c.callback.__name__: c.callback for c in cli.app.registered_commands if c.callback}[command]
-    first = (callback.__doc__ or "").strip().splitlines()[0]
+    callbacks = {c.callback.__name__: c.callback.__doc__ for c in cli.app.registered_commands if c.callback}
+    groups = {group.name: group.typer_instance.info.help for group in cli.app.registered_groups if group.typer_instance}
+    first = ((callbacks | groups)[command] or "").strip().splitlines()[0]
     assert len(first) > 20
     assert first.split(",")[0] in " ".join(lines)
 

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from taolake.config import Reward
+from taolake.selection.calibrate import Calibration
 from taolake.selection.combine import Combined, combine, squash
 from taolake.types import Score
 
@@ -138,3 +139,34 @@ def test_squash(logits: list[float | None], expected: list[float | None]) -> Non
 
 def test_squash_forgets_the_prompts_offset() -> None:
     assert squash([1.0, 2.0, 4.0]) == pytest.approx(squash([101.0, 102.0, 104.0]), abs=1e-12)
+
+
+EVEN = Calibration("platt", 60, (math.log(3),))  # a difference of 1 is three to one
+
+
+def test_a_calibrated_reward_is_the_chance_to_be_preferred() -> None:
+    found = combine(group(q=[1.0, 0.0, None, 1.0]), reward(), EVEN)
+    assert rewards(found) == pytest.approx([0.625, 0.25, None, 0.625])
+    assert [c.reason for c in found] == ["", "", "unscored", ""]
+
+
+def test_a_failed_verifier_stays_worth_nothing_and_is_beaten() -> None:
+    found = combine(group(q=[1.0, 1.0, 0.9], v=[1, 1, 0]), reward(require=["v"]), EVEN)
+    assert rewards(found) == pytest.approx([0.625, 0.625, 0.0]) and found[2].reason == "gate"
+
+
+def test_a_map_that_tells_nothing_apart_makes_the_prompt_abstain() -> None:
+    flat = Calibration("platt", 60, (0.0,))
+    assert {c.reason for c in combine(group(q=[0.1, 0.9]), reward(min_spread=0.05), flat)} == {"no_spread"}
+
+
+def test_the_identity_leaves_the_weighted_mean() -> None:
+    scores = group(q=[0.2, 0.8, 0.5])
+    assert combine(scores, reward(), Calibration()) == combine(scores, reward())
+
+
+def test_calibration_keeps_the_order() -> None:
+    values: list[float | None] = [0.9, 0.1, 0.5, 0.45, 0.7, 0.1]
+    made = rewards(combine(group(q=values), reward(), EVEN))
+    assert sorted(range(6), key=lambda i: made[i] or 0) == sorted(range(6), key=lambda i: values[i] or 0)
+    assert made[1] == made[5]

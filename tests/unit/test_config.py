@@ -295,6 +295,26 @@ def test_grpo_groups_must_be_large_enough_to_be_rewarded() -> None:
         Project.model_validate(raw)
 
 
+@pytest.mark.parametrize(
+    ("scorer", "reward", "said"),
+    [
+        ({"kind": "relevance", "name": "x", "encoder": "e"}, {}, "scorer 'x' of kind 'relevance' cannot run"),
+        ({"kind": "agreement", "name": "x", "encoder": "e"}, {}, "scorer 'x' of kind 'agreement' cannot run"),
+        ({"kind": "sql", "name": "x", "database": "shop", "dialect": "spark"}, {}, "'x' of kind 'sql' cannot run"),
+        ({"kind": "regex", "name": "x", "pattern": "."}, {"calibrate": "platt"}, "which grpo does not use"),
+    ],
+)
+def test_grpo_is_refused_what_only_a_stage_can_do(scorer: dict[str, Any], reward: dict[str, Any], said: str) -> None:
+    raw = yaml.safe_load(Path("conf/demo.yml").read_text())
+    raw["scorers"].append(scorer)
+    raw["reward"] |= {"weights": {"x": 1.0}, **reward}
+    if not reward:
+        Project.model_validate(raw)  # tao may have it
+    raw["train"]["algorithm"] = "grpo"
+    with pytest.raises(ValueError, match=said):
+        Project.model_validate(raw)
+
+
 def test_gold_needs_no_judge_and_no_pooling(tmp_path: Path) -> None:
     """No judge and no `pool_over` are two absences, not one scorer that both trains and gates."""
     project = fake_project(tmp_path, evaluate={"gold": {"path": "gold.jsonl"}})

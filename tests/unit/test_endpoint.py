@@ -4,8 +4,11 @@ import contextlib
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
@@ -24,18 +27,23 @@ Reply = tuple[int, dict[str, str], bytes]
 def chat(text: str) -> Reply:
     """What a healthy server says."""
     choice = {"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    body = {"choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 2}}
+    name = {"id": "c", "object": "chat.completion", "created": 1, "model": "m"}
+    body = {**name, "choices": [choice], "usage": {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}}
     return 200, {"Content-Type": "application/json"}, json.dumps(body).encode()
 
 
 @dataclass
 class Server:
-    """An HTTP server in this process; `answer` is asked with each request's body and its number for that question."""
+    """An HTTP server in this process; `answer` is asked with each request's body and its number for that question.
+
+    `paid` counts, for each question, the replies that a provider would charge for.
+    """
 
     answer: Callable[[dict[str, Any], int], Reply]
     seen: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
+    paid: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         owner, lock = self, threading.Lock()
@@ -49,6 +57,8 @@ class Server:
                     owner.paths.append(self.path)
                     times = sum(b["messages"] == body["messages"] for b in owner.seen)
                 status, headers, text = owner.answer(body, times)
+                with lock:
+                    owner.paid[json.dumps(body["messages"])] += status == 200
                 self.send_response(status)
                 for name, value in {**headers, "Content-Length": str(len(text))}.items():
                     self.send_header(name, value)
@@ -269,3 +279,134 @@ def test_the_pool_is_kept_full(serve: Callable[..., Server]) -> None:
     ask(engine, *(f"q{i}" for i in range(12)))
     assert most[0] == 2
     assert engine.inflight == 0
+
+
+def test_a_reply_that_came_and_cannot_be_read_is_told_apart(serve: Callable[..., Server], pauses: list[float]) -> None:
+    """It was paid: whoever caches answers must not ask again."""
+    server = serve(lambda body, times: (200, {}, b"") if "empty" in str(body) else (500, {}, b""))
+    found = ask(engine_for(server), "empty", "down")
+    assert (found["empty"].finish_reason, found["down"].finish_reason) == (endpoint.UNREADABLE, "")
+
+
+def test_a_huge_reply_is_cut_off_and_is_an_error_row(serve: Callable[..., Server]) -> None:
+    done = ask(engine_for(serve(lambda body, times: (200, {}, b" " * (9 * 2**20)))), "q")["q"]
+    assert (done.status, done.finish_reason) == ("error", endpoint.UNREADABLE)
+    assert done.error == "not a reply: got more than 8388608 bytes"
+
+
+def test_a_count_of_null_is_none(serve: Callable[..., Server]) -> None:
+    usage = {"prompt_tokens": None, "completion_tokens": 3}
+    reply = {"choices": [{"message": {"content": "x"}}], "usage": usage}
+    done = ask(engine_for(serve(lambda body, times: (200, {}, json.dumps(reply).encode()))), "q")["q"]
+    assert (done.status, done.prompt_tokens, done.completion_tokens) == ("ok", 0, 3)
+
+
+def test_the_key_is_in_no_answer(serve: Callable[..., Server]) -> None:
+    done = ask(engine_for(serve(lambda body, times: chat(f"you sent {KEY}"))), "q")["q"]
+    assert done.text == "you sent [key]"
+
+
+def test_a_format_is_asked_for_until_the_server_refuses_it(serve: Callable[..., Server], pauses: list[float]) -> None:
+    def answer(body: dict[str, Any], times: int) -> Reply:
+        return (400, {}, b"unknown field response_format") if "response_format" in body else chat("x")
+
+    server = serve(answer)
+    settings = {"kind": "endpoint", "url": server.url, "model": "m", "concurrency": 1, "retries": 0}
+    engine = Endpoint(EndpointEngine.model_validate(settings), {"type": "json_object"})
+    assert {done.text for done in ask(engine, "a", "b").values()} == {"x"}
+    assert [body.get("response_format") for body in server.seen] == [{"type": "json_object"}, None, None]
+
+
+def test_another_400_is_not_blamed_on_the_format(serve: Callable[..., Server]) -> None:
+    server = serve(lambda body, times: (400, {}, b"context too long"))
+    engine = Endpoint(
+        EndpointEngine.model_validate({"kind": "endpoint", "url": server.url, "model": "m"}), {"type": "json_object"}
+    )
+    assert ask(engine, "q")["q"].status == "invalid"
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("3", 3.0), ("1.5", 1.5), ("", 0.0), ("soon", 0.0), ("-4", 0.0), ("nan", 0.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0), ("Wed, 21 Oct 2015 07:28:00", 0.0),
+    ],
+)  # fmt: skip
+def test_retry_after_is_a_number_or_a_date(header: str, seconds: float) -> None:
+    assert endpoint._retry_after(header) == seconds
+
+
+def test_retry_after_may_be_a_date_to_come() -> None:
+    in_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
+    assert 58 <= endpoint._retry_after(in_a_minute) <= 60
+
+
+def test_all_requests_wait_while_the_server_asks_for_it(serve: Callable[..., Server]) -> None:
+    """One request is told to wait; the others must not knock meanwhile."""
+    times_at: list[float] = []
+
+    def answer(body: dict[str, Any], times: int) -> Reply:
+        times_at.append(time.monotonic())
+        return (429, {"Retry-After": "0.4"}, b"slow down") if len(times_at) == 1 else chat("x")
+
+    found = ask(engine_for(serve(answer), concurrency=1), *(f"q{i}" for i in range(3)))
+    assert {done.status for done in found.values()} == {"ok"}
+    assert times_at[1] - times_at[0] >= 0.4
+
+
+def test_a_server_that_asks_for_an_hour_is_not_asked_again(serve: Callable[..., Server], pauses: list[float]) -> None:
+    server = serve(lambda body, times: (429, {"Retry-After": "3600"}, b"come back later"))
+    done = ask(engine_for(server), "q")["q"]
+    assert (done.status, done.error) == ("error", "HTTP 429: come back later (the server asks to wait 3600 s)")
+    assert (len(server.seen), pauses) == (1, [])
+
+
+def test_requests_per_minute_hold_over_all_tasks_and_engines(serve: Callable[..., Server]) -> None:
+    """1200 a minute over two tasks are one in 0.1 s for each; so are two engines one after the other."""
+    at: list[float] = []
+
+    def answer(body: dict[str, Any], times: int) -> Reply:
+        at.append(time.monotonic())
+        return chat("x")
+
+    server, started = serve(answer), time.monotonic()
+    for _ in range(2):
+        ask(engine_for(server, requests_per_minute=1200, devices=2, concurrency=4), "a", "b", "c")
+    assert at[-1] - started >= 0.6
+    assert len(at) == 6
+
+
+def test_a_reply_that_trickles_in_is_a_timeout(serve: Callable[..., Server]) -> None:
+    """A client's own limit is between two bytes; a server that sends one now and then would hold it for ever."""
+    sent = threading.Event()
+
+    server = serve(lambda body, times: chat("x"))
+    handler = server.server.RequestHandlerClass
+
+    def slowly(self: Any) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            for _ in range(50):
+                self.wfile.write(b" ")
+                self.wfile.flush()
+                if sent.wait(0.05):
+                    return
+
+    handler.do_POST = slowly  # type: ignore[attr-defined]
+    started = time.monotonic()
+    done = ask(engine_for(server, timeout_s=0.3), "q")["q"]
+    sent.set()
+    assert (done.status, done.error) == ("timeout", "no answer within 0.3 s")
+    assert time.monotonic() - started < 2
+
+
+def test_a_closed_engine_gives_its_connections_back(serve: Callable[..., Server]) -> None:
+    engine = engine_for(serve(lambda body, times: chat("x")))
+    ask(engine, "q")
+    engine.close()
+    with pytest.raises(RuntimeError):
+        engine.submit(request("again"))
