@@ -21,7 +21,7 @@ def finished(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> R
     write_log(folder / "log.jsonl", QUESTIONS)
     poisoned = {"kind": "fake", "answers": ["select 1", "select 2", "dunno"], "poison": "question 7", "devices": 2}
     round_ = open_round(spark, fake_project(folder, engine=poisoned))
-    for name in ("ingest", "generate", "label", "score", "reward", "select"):
+    for name in ("ingest", "generate", "label", "score", "reward", "trust", "select"):
         stages.run(round_, name)
     return round_
 
@@ -144,7 +144,7 @@ def test_gold_changes_nothing_that_is_trained_on(spark: SparkSession, tmp_path: 
             gold.write_text("".join(json.dumps(line) + "\n" for line in lines))
         labelled = {"samples": 4, "gold": {"path": str(gold), "compare": "exact"}}
         round_ = open_round(spark, fake_project(tmp_path, evaluate=labelled, lake=str(tmp_path / f"lake{number}")))
-        for name in ("ingest", "generate", "label", "score", "reward", "select"):
+        for name in ("ingest", "generate", "label", "score", "reward", "trust", "select"):
             stages.run(round_, name)
         rows = round_.lake.read(lake.SELECTIONS)
         assert rows.count() > 0
