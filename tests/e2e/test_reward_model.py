@@ -271,7 +271,7 @@ from taolake.engines.vllm import RewardModel
 folder, limit, rows = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 model = RewardModel(VllmEngine(), Model(path=folder, dtype="float32", max_model_len=limit), folder)
 found = dict(model.score((str(i), row) for i, row in enumerate(rows)))
-print("SCORES", json.dumps([found[str(i)] for i in range(len(rows))]))
+print("SCORES", json.dumps([found[str(i)].value for i in range(len(rows))]))
 """
 
 

@@ -6,6 +6,7 @@ decides), nor the window (`taolake.engines.window`). Source: `LLMEngine.add_requ
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from taolake.config import Model, VllmEngine
-from taolake.types import Completion, Message, Request
+from taolake.types import Completion, Message, Request, Score
 
 
 def prepare_process(threads: int | None = None) -> None:
@@ -152,21 +153,48 @@ class RewardModel:
         self._llm = _load(spec, model, model=path, runner="pooling", convert="classify")
         self._width = max(1, int(spec.max_num_seqs * spec.window))
 
-    def score(self, inputs: Iterable[tuple[str, list[int]]]) -> Iterator[tuple[str, float]]:
-        """Score token ids (key, ids); yields (key, logit) as they finish, keeping a window in flight."""
+    def score(self, inputs: Iterable[tuple[str, list[int] | Score]]) -> Iterator[tuple[str, Score]]:
+        """Score token ids (key, ids), keeping a window in flight; yields (key, score) as they finish.
+
+        What already has a score is handed through in its turn. `detail` counts tokens, and those found in the cache.
+        """
+        engine, source = self._llm.llm_engine, iter(inputs)
+        inflight: set[str] = set()
+        pending = next(source, None)
+        try:
+            while pending is not None or inflight:
+                while pending is not None and len(inflight) < self._width:
+                    key, asked = pending
+                    given = asked if isinstance(asked, Score) else self._submit(key, asked)
+                    if given is None:
+                        inflight.add(key)
+                    else:
+                        yield key, given
+                    pending = next(source, None)
+                for output in engine.step() if inflight else ():
+                    if output.finished:
+                        inflight.discard(output.request_id)
+                        yield output.request_id, self._scored(output)
+        finally:
+            engine.abort_request(list(inflight))  # a task that was given up must not answer the next one
+
+    def _submit(self, key: str, ids: list[int]) -> Score | None:
+        """Add to the scheduler; returns why it cannot run, if so."""
         from vllm import PoolingParams
 
-        engine, source = self._llm.llm_engine, iter(inputs)
-        inflight, pending = 0, next(source, None)
-        while pending is not None or inflight:
-            while pending is not None and inflight < self._width:
-                params = PoolingParams(task="classify", use_activation=False)
-                engine.add_request(pending[0], {"prompt_token_ids": pending[1]}, params)
-                inflight, pending = inflight + 1, next(source, None)
-            for output in engine.step():
-                if output.finished:
-                    inflight -= 1
-                    yield output.request_id, float(output.outputs.data[0])
+        params = PoolingParams(task="classify", use_activation=False)
+        try:
+            self._llm.llm_engine.add_request(key, {"prompt_token_ids": ids}, params)
+        except ValueError as error:  # vLLM's own validation; anything else is the engine's death and must raise
+            return Score(None, "error", detail={"error": str(error)})
+        return None
+
+    @staticmethod
+    def _scored(output: Any) -> Score:
+        value, read = float(output.outputs.data[0]), len(output.prompt_token_ids)
+        if not math.isfinite(value):
+            return Score(None, "error", detail={"error": f"the model gave {value}", "tokens": read})
+        return Score(value, detail={"tokens": read, "cached_tokens": output.num_cached_tokens or 0})
 
     def close(self) -> None:
         """Free the weights before another engine takes their place."""

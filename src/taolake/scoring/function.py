@@ -7,10 +7,10 @@ import importlib
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from taolake.config import FunctionScorer
 from taolake.types import Message, Score
@@ -32,17 +32,34 @@ class FunctionCheck:
         """Call the function."""
         try:
             result = load_function(self.spec.target)(messages, answer, **self.spec.options)
-            score = result if isinstance(result, Score) else Score(None if result is None else float(result))
+            score = sound(result if isinstance(result, Score) else Score(result))
         except Exception as error:
             return Score(None, "error", detail={"error": f"{type(error).__name__}: {error}"[:500]})
         if score.value is None:
             return Score(None, "abstain", score.answer_key, score.detail) if score.status == "ok" else score
-        if math.isnan(score.value):
-            return Score(None, "abstain", score.answer_key, {**score.detail, "error": "got NaN"})
         if not 0 <= score.value <= 1:
             error_text = f"got {score.value:g} from {self.spec.target}, wanted a value from 0 to 1 or None"
             return Score(None, "error", score.answer_key, {**score.detail, "error": error_text})
         return score
+
+
+def sound(score: Score) -> Score:
+    """The score with a plain float, or none with the reason where its value is no number, whatever its type promises.
+
+    Text is no number, though it may look like one. NaN says that the scorer could not tell.
+    """
+    value: Any = score.value
+    if value is None:
+        return score
+    if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
+        reason = f"got {type(value).__name__} {value!r:.80}, wanted a number from 0 to 1 or None"
+        return Score(None, "error", score.answer_key, {**score.detail, "error": reason})
+    number = float(value)
+    if math.isfinite(number):
+        return replace(score, value=number)
+    status: Literal["abstain", "error"] = "abstain" if math.isnan(number) else "error"
+    said = "NaN" if math.isnan(number) else f"{number:g}, wanted a finite number"
+    return Score(None, status, score.answer_key, {**score.detail, "error": f"got {said}"})
 
 
 @lru_cache(maxsize=64)

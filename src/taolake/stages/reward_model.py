@@ -6,7 +6,9 @@ holdout are left out, so that nothing which evaluates has trained. Not here: how
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,11 @@ from taolake.training.job import TrainJob, TrainResult
 from taolake.training.reward_input import Reading, context_of, tokenizer_of
 from taolake.types import Policy, Score
 
-_BUFFER_ROWS = 2048  # candidates looked at together for equal answers
+_BUFFER_ROWS = 2048  # candidates put in order together; the engine does not see where one such lot ends
+_AHEAD = 256  # inputs made while the engine works on others
 _PART = "reward-eval"  # salt of the split by prompt; calibration and trust use the same one
+
+Question = tuple[str, list[int] | Score]  # candidate that stands for all equal ones; what to ask, or why it cannot be
 
 
 def version(round_: Round, spec: RewardModelScorer) -> str:
@@ -115,7 +120,8 @@ def fill(round_: Round, policy: Policy, spec: RewardModelScorer, current: str, f
     """
     project = round_.project
     engine_spec = project.engine if isinstance(project.engine, VllmEngine) else VllmEngine()
-    reading = Reading.of(folder)
+    place = str(Path(folder).resolve())  # a task of a cluster runs in a folder of its own
+    reading = Reading.of(place)
     limit = min(project.model.max_model_len, reading.max_length or project.model.max_model_len)
     limits = project.model.model_copy(update={"max_model_len": limit, "revision": None})
     name = spec.name
@@ -124,12 +130,14 @@ def fill(round_: Round, policy: Policy, spec: RewardModelScorer, current: str, f
         from taolake import engines
         from taolake.engines.vllm import RewardModel
 
-        key = f"score {engine_spec!r} {folder} {current}"
-        model: RewardModel = engines.cached(key, lambda: RewardModel(engine_spec, limits, folder))
-        tokenizer = tokenizer_of(folder)
-        while some := list(itertools.islice(rows, _BUFFER_ROWS)):
-            for candidate, given in _prefer(some, model, tokenizer, reading, limit):
-                yield scored.row(candidate, name, current, given)
+        key = f"score {engine_spec!r} {place} {current}"
+        model: RewardModel = engines.cached(key, lambda: RewardModel(engine_spec, limits, place))
+        tokenizer = tokenizer_of(place)
+        waiting: dict[str, list[Row]] = {}
+        inputs = _inputs(questions(rows), reading, tokenizer, limit, waiting)
+        for first, given in model.score(_ahead(inputs)):
+            for candidate in waiting.pop(first):
+                yield scored.row(candidate, name, current, _shared(given, first, candidate))
 
     with round_.engine_workers():
         return scored.append(
@@ -137,26 +145,79 @@ def fill(round_: Round, policy: Policy, spec: RewardModelScorer, current: str, f
         )
 
 
-def _prefer(
-    candidates: list[Row], model: Any, tokenizer: Any, reading: Reading, limit: int
-) -> Iterator[tuple[Row, Score]]:
-    """Score candidates with a reward model; equal answers to a prompt are sent once."""
-    equal: dict[tuple[str, str], list[Row]] = {}
-    for candidate in candidates:
-        if candidate["status"] == "ok" and candidate["text"] is not None:
-            equal.setdefault((candidate["prompt_id"], candidate["text"]), []).append(candidate)
-        else:
-            yield candidate, Score(None, "abstain", detail={"error": "no answer"})
-    inputs, named = [], {}
-    for same in equal.values():
-        tokens = reading.ids(tokenizer, same[0]["messages"], same[0]["text"])
-        if len(tokens) <= limit:
-            inputs.append((same[0]["candidate_id"], tokens))
-            named[same[0]["candidate_id"]] = same
+def tokens_read(round_: Round, policy: Policy, scorer: str, current: str) -> dict[str, float]:
+    """What the model was given for a policy's candidates: tokens, and the share of them that a neighbour had paid."""
+    from pyspark.sql import functions as f
+
+    mine = (f.col("policy") == policy.id) & (f.col("scorer") == scorer) & (f.col("scorer_version") == current)
+    counts = [f.sum(f.get_json_object("detail", f"$.{name}").cast("bigint")) for name in ("tokens", "cached_tokens")]
+    tokens, cached = round_.lake.read(lake.SCORES).where(mine).agg(*counts).collect()[0]
+    return {"tokens": tokens or 0, "cached_share": round((cached or 0) / tokens, 4) if tokens else 0.0}
+
+
+def questions(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Put candidates in the order that costs a scoring engine least; rows that are one question come as one list.
+
+    The rows of a prompt must be adjacent; they stay so, since they share its tokens, and equal answers among them are
+    one question. Prompts come some thousand rows at a time, those with the longest answer first: the engine then ends
+    on short ones.
+    """
+    prompts = (list(same) for _, same in itertools.groupby(rows, key=lambda row: row["prompt_id"]))
+    while some := _some(prompts):
+        some.sort(key=lambda prompt: max(map(_length, prompt)), reverse=True)
+        for prompt in some:
+            equal: dict[str | None, list[Row]] = {}
+            for row in prompt:
+                equal.setdefault(row["text"] if row["status"] == "ok" else None, []).append(row)
+            yield from sorted(equal.values(), key=lambda same: _length(same[0]), reverse=True)
+
+
+def _some(prompts: Iterator[list[Row]]) -> list[list[Row]]:
+    """The next prompts, whole, until there are rows enough to be worth ordering."""
+    some: list[list[Row]] = []
+    count = 0
+    for prompt in prompts:
+        some.append(prompt)
+        count += len(prompt)
+        if count >= _BUFFER_ROWS:
+            break
+    return some
+
+
+def _length(row: Row) -> int:
+    """Characters of the answer: near enough to its tokens to order by, and known without the tokenizer."""
+    return len(row["text"] or "")
+
+
+def _inputs(
+    asked: Iterable[list[Row]], reading: Reading, tokenizer: Any, limit: int, waiting: dict[str, list[Row]]
+) -> Iterator[Question]:
+    """Token ids by the first candidate of each question, or the score of what cannot be read; fills `waiting`."""
+    for same in asked:
+        name, first = same[0]["candidate_id"], same[0]
+        waiting[name] = same
+        if first["status"] != "ok" or first["text"] is None:
+            yield name, Score(None, "abstain", detail={"error": "no answer"})
             continue
-        reason = {"error": f"{len(tokens)} tokens exceed max_model_len {limit}"}
-        for candidate in same:
-            yield candidate, Score(None, "abstain", detail=reason)
-    for name, value in model.score(inputs):
-        for candidate in named[name]:
-            yield candidate, Score(value)
+        tokens = reading.ids(tokenizer, first["messages"], first["text"])
+        if len(tokens) <= limit:
+            yield name, tokens
+        else:
+            reason = {"error": f"{len(tokens)} tokens exceed max_model_len {limit}"}
+            yield name, Score(None, "abstain", detail=reason)
+
+
+def _ahead(source: Iterator[Question]) -> Iterator[Question]:
+    """The same, made some hundred at a time in a thread: tokenizers and engine steps let go of the interpreter."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(lambda: list(itertools.islice(source, _AHEAD)))
+        while some := coming.result():
+            coming = pool.submit(lambda: list(itertools.islice(source, _AHEAD)))
+            yield from some
+
+
+def _shared(given: Score, first: str, candidate: Row) -> Score:
+    """What an equal answer gets: the same value, but not the tokens again."""
+    if given.status != "ok" or candidate["candidate_id"] == first:
+        return given
+    return replace(given, detail={"equal_to": first})

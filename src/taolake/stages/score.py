@@ -98,7 +98,8 @@ def _pure(round_: Round, policy: Policy, spec: PureSpec, version: str) -> int:
     def run(candidates: Iterator[Row]) -> Iterator[Row]:
         verifier = scoring.build(spec)
         while some := list(itertools.islice(candidates, _BUFFER_ROWS)):
-            given = scoring.scores(verifier, [(c["messages"], c["text"]) for c in some if _unanswered(c) is None])
+            asked = [(c["messages"], c["text"]) for c in some if _unanswered(c) is None]
+            given = scored.every(scoring.scores(verifier, asked), len(asked))
             for candidate in some:
                 yield scored.row(candidate, spec.name, version, _unanswered(candidate) or next(given))
 

@@ -3,11 +3,13 @@
 Not here: any scorer (`score`, `embed`), nor which versions there are (`score.versions`).
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from taolake import ids, lake
+from taolake.scoring.function import sound
 from taolake.stages import groups
 from taolake.stages.fanout import Row, map_rows
 from taolake.stages.round import Round
@@ -72,8 +74,19 @@ def append(
     return missing
 
 
+def every(given: Iterator[Score], wanted: int) -> Iterator[Score]:
+    """As many scores as there are answers: a scorer that gave too few left the rest without one."""
+    count = 0
+    for score in itertools.islice(given, wanted):
+        count += 1
+        yield score
+    for _ in range(wanted - count):
+        yield Score(None, "error", detail={"error": f"got {count} scores for {wanted} answers"})
+
+
 def row(candidate: Row, scorer: str, version: str, given: Score) -> Row:
-    """A row of `scores`."""
+    """A row of `scores`; a value that is no finite number becomes none, with the reason."""
+    given = sound(given)
     return {
         "candidate_id": candidate["candidate_id"],
         "prompt_id": candidate["prompt_id"],

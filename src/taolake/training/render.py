@@ -14,9 +14,13 @@ from taolake.types import Message
 
 def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     """Ids of the conversation up to the point where the assistant starts; what the generation engine is fed."""
-    return list(
-        tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True, return_dict=False)
-    )
+    return list(_prompt_ids(tokenizer, tuple((turn["role"], turn["content"]) for turn in messages)))
+
+
+@lru_cache(maxsize=4)  # the answers to a prompt come one after another
+def _prompt_ids(tokenizer: Any, turns: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
+    messages = [{"role": role, "content": content} for role, content in turns]
+    return tuple(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False))
 
 
 def answer_ids(tokenizer: Any, text: str) -> list[int]:
