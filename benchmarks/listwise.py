@@ -70,7 +70,7 @@ def one_seed(seed: int, quick: bool) -> dict[str, Any]:
     rows = choices(shown, database, seed)
     held = [s for s in shown if is_held_out(s[0]) and 0 < len(s[2]) < len(s[1])]
     hits: dict[str, Any] = {"drawn": [len(right) / len(answers) for _, answers, right in held]}
-    facts: dict[str, Figure] = {"choices": len({row["choice"] for row in rows}), "pairs": len(rows)}
+    facts: dict[str, Figure] = {"choices": len({row["choice"] for row in rows}), "pairs_taught": len(rows)}
     for loss in LOSSES:
         trained = launch(job_of(loss, str(base), rows, seed, 1 if quick else 4))
         hits[loss] = first_right(trained.folder, held)
