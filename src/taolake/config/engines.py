@@ -1,6 +1,6 @@
 """Sections of the project file: the base model, and what answers prompts."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -19,7 +19,18 @@ class Model(Section):
     max_tokens: int = Field(512, ge=1, description="Answer length limit, in tokens.")
 
 
-class VllmEngine(Section):
+class _Kept(Section):
+    """What engines in the worker have in common: how much of it a death may cost, and when silence is death."""
+
+    journal_s: float = Field(
+        5.0, gt=0, description="Seconds between two writings of the journal: what a killed worker may have to repeat."
+    )
+    stall_s: float | None = Field(
+        600.0, gt=0, description="Seconds one engine step may take before the worker ends itself; None: for ever."
+    )
+
+
+class VllmEngine(_Kept):
     """vLLM inside the Spark Python worker: one engine per device."""
 
     kind: Literal["vllm"] = "vllm"
@@ -28,11 +39,23 @@ class VllmEngine(Section):
     window: float = Field(1.25, ge=1, description="Requests in flight, as a multiple of `max_num_seqs`.")
     memory_gb: float = Field(1.0, gt=0, description="KV cache in GiB.")
     enforce_eager: bool = Field(True, description="Skip compilation: faster start, slower steps on GPUs.")
+    request_timeout_s: float | None = Field(
+        None, gt=0, description="Seconds one answer may take in the engine; a slower one is a timeout row."
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="Further arguments for `vllm.LLM`.")
+
+    @property
+    def tensor_parallel(self) -> int:
+        """Devices one engine spreads over."""
+        return int(self.options.get("tensor_parallel_size", 1))
 
 
 class EndpointEngine(Section):
     """Any OpenAI-compatible chat endpoint: Databricks Model Serving, a provider, `vllm serve`."""
+
+    # Not fields: a judge's version hashes those. Every request has its own time limit, so no step can stall.
+    journal_s: ClassVar[float] = 5.0
+    stall_s: ClassVar[float | None] = None
 
     kind: Literal["endpoint"]
     url: str = Field(description="Base URL up to and including /v1.")
@@ -47,7 +70,7 @@ class EndpointEngine(Section):
     )
 
 
-class FakeEngine(Section):
+class FakeEngine(_Kept):
     """Deterministic answers without a model: for tests of everything around the engine."""
 
     kind: Literal["fake"]
@@ -55,6 +78,17 @@ class FakeEngine(Section):
         ("yes", "no"), min_length=1, description="Answers to draw from, by the row's seed."
     )
     poison: str = Field("", description="A prompt that contains this text comes back as an error row.")
+    faults: dict[str, Literal["raise", "hang", "stall", "kill"]] = Field(
+        default_factory=dict,
+        description="Text in a prompt, and what it does: the step raises, the answer never comes, the step never "
+        "ends, the process dies.",
+    )
+    context: int | None = Field(None, ge=1, description="Characters a prompt may have; a longer one is invalid.")
+    request_timeout_s: float | None = Field(
+        None, gt=0, description="Seconds one answer may take in the engine; a slower one is a timeout row."
+    )
+    diary: str = Field("", description="File in which the engine writes a line, process and request, per answer.")
+    child: bool = Field(False, description="Start a child process, as an engine over several GPUs does.")
     delay_s: float = Field(0.0, ge=0, description="Seconds each step takes, for tests that kill a run.")
     width: int = Field(8, ge=1, description="Requests in flight.")
     devices: int = Field(1, ge=1, description="Spark tasks at once.")

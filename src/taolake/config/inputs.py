@@ -113,6 +113,9 @@ class Generate(Section):
     review_n: int = Field(8, ge=0, description="On-policy candidates per `review` prompt, shown to people.")
     strategies: tuple[Strategy, ...] = Field(min_length=1, description="At least one must be on-policy (stream A).")
     chunk_rows: int = Field(4096, ge=1, description="Candidates per commit: what a killed run may have to repeat.")
+    strict: bool = Field(
+        False, description="Two drivers may run at once: rows are merged by key, and a newer driver ends the older."
+    )
 
     @model_validator(mode="after")
     def _shares_add_up(self) -> Self:
