@@ -6,6 +6,10 @@ chunk of new rows, at most once), `insert_new` (rows whose key is not there yet)
 idempotent append: Delta's `txnAppId`/`txnVersion` writer options.
 """
 
+import contextlib
+import random
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +17,7 @@ from typing import TYPE_CHECKING
 from taolake.ids import content_hash
 
 if TYPE_CHECKING:
-    from delta.tables import DeltaTable
+    from delta.tables import DeltaMergeBuilder, DeltaTable
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
@@ -194,9 +198,20 @@ ROUNDS = Table(
        started_at TIMESTAMP COMMENT 'first start',
        finished_at TIMESTAMP COMMENT 'null while running'""",
 )
+EPOCHS = Table(
+    "epochs",
+    ("scope",),
+    "generate",
+    "In strict mode: which driver may commit. A newer one ends the epoch of the older one.",
+    """scope STRING COMMENT 'table that is written, and the policy',
+       epoch BIGINT COMMENT 'drivers so far',
+       owner STRING COMMENT 'drawn anew by every driver',
+       claimed_at TIMESTAMP COMMENT 'when this driver began'""",
+)
 TABLES: tuple[Table, ...] = (
-    PROMPTS, QUARANTINE, CANDIDATES, PREFERENCES, JUDGEMENTS, SCORES, REWARDS, SELECTIONS, EVALUATIONS, ROUNDS,
+    PROMPTS, QUARANTINE, CANDIDATES, PREFERENCES, JUDGEMENTS, SCORES, REWARDS, SELECTIONS, EVALUATIONS, ROUNDS, EPOCHS,
 )  # fmt: skip
+_RACES = 20  # writers that may be quicker than this one, one after the other, before it gives up
 
 
 class Lake:
@@ -237,15 +252,14 @@ class Lake:
 
     def insert_new(self, table: Table, rows: "DataFrame") -> None:
         """Insert the rows whose key is not in the table; the others are left as they are."""
-        merge = self._delta(table).alias("old").merge(self._conform(table, rows).alias("new"), _same_key(table))
-        merge.whenNotMatchedInsertAll().execute()
+        self._merge(table, rows, lambda merge: merge.whenNotMatchedInsertAll())
 
     def merge(self, table: Table, rows: "DataFrame") -> None:
         """Upsert by key; a row that already says the same is not rewritten."""
         others = [c for c in table.schema().names if c not in table.key]
         changed = " OR ".join(f"NOT (old.{c} <=> new.{c})" for c in others if c not in _maps(table))
-        merge = self._delta(table).alias("old").merge(self._conform(table, rows).alias("new"), _same_key(table))
-        merge.whenMatchedUpdateAll(condition=changed or "false").whenNotMatchedInsertAll().execute()
+        condition = changed or "false"
+        self._merge(table, rows, lambda m: m.whenMatchedUpdateAll(condition=condition).whenNotMatchedInsertAll())
 
     def version(self, table: Table) -> int:
         """Newest version number of a table."""
@@ -263,6 +277,33 @@ class Lake:
         first, second, count = rows.agg(*halves, f.count(f.lit(1))).collect()[0]
         return content_hash(first, second, count)
 
+    def _merge(
+        self, table: Table, rows: "DataFrame", clauses: "Callable[[DeltaMergeBuilder], DeltaMergeBuilder]"
+    ) -> None:
+        """Merge by key; where another writer was quicker, read the table anew and try again."""
+        from delta.exceptions import (
+            ConcurrentAppendException,
+            ConcurrentDeleteDeleteException,
+            ConcurrentDeleteReadException,
+            ConcurrentTransactionException,
+        )
+
+        lost = (
+            ConcurrentAppendException,
+            ConcurrentDeleteDeleteException,
+            ConcurrentDeleteReadException,
+            ConcurrentTransactionException,
+        )
+        for race in range(_RACES + 1):
+            source = self._conform(table, rows).alias("new")
+            try:
+                clauses(self._delta(table).alias("old").merge(source, _same_key(table))).execute()
+                return
+            except lost:
+                if race == _RACES:
+                    raise
+                time.sleep(random.uniform(0.05, 0.5))
+
     def _delta(self, table: Table) -> "DeltaTable":
         from delta.tables import DeltaTable
 
@@ -276,6 +317,7 @@ class Lake:
 
     def _ensure(self, table: Table) -> None:
         """Create the table with its comments on first use; asked once a session."""
+        from delta.exceptions import MetadataChangedException, ProtocolChangedException
         from delta.tables import DeltaTable
 
         if table.name in self._known:
@@ -284,7 +326,10 @@ class Lake:
             builder = DeltaTable.createIfNotExists(self.spark).addColumns(table.schema()).comment(table.comment)
             builder = builder.tableName(self._name(table)) if self.in_catalog else builder.location(self._name(table))
             # Chunk ids are remembered for as long as a run may rest before it is resumed, then leave the snapshot.
-            builder.property("delta.setTransactionRetentionDuration", "interval 90 days").execute()
+            builder = builder.property("delta.setTransactionRetentionDuration", "interval 90 days")
+            # Another driver may make it at the same moment, with the same columns.
+            with contextlib.suppress(MetadataChangedException, ProtocolChangedException):
+                builder.execute()
         self._known.add(table.name)
 
     def _conform(self, table: Table, rows: "DataFrame") -> "DataFrame":
