@@ -1,11 +1,13 @@
 """The window keeps an engine full and no fuller, pulls its input late, and gives every request one answer."""
 
 import random
+import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
 
-from taolake.engines import window
+from taolake.engines import watchdog, window
 from taolake.types import Completion, Request, Sampling
 
 
@@ -110,3 +112,46 @@ def test_answers_come_before_the_input_ends() -> None:
 def test_the_death_of_an_engine_is_not_swallowed() -> None:
     with pytest.raises(RuntimeError, match="device lost"):
         list(window.run(Dies(2, 1), requests(10)))
+
+
+def test_a_watcher_takes_the_steps() -> None:
+    engine, steps = Slots(2, 1), 0
+
+    def step() -> Sequence[Completion]:
+        nonlocal steps
+        steps += 1
+        return engine.poll()
+
+    assert len(list(window.run(engine, requests(5), step))) == 5
+    assert steps == 5
+
+
+@pytest.mark.parametrize(("seconds", "codes"), [(0.0, []), (0.5, [watchdog.STALLED])])
+def test_the_watchdog_ends_a_process_whose_step_takes_too_long(seconds: float, codes: list[int]) -> None:
+    said: list[str] = []
+    left: list[int] = []
+    dog = watchdog.Watchdog(0.1, said.append, left.append)
+
+    def step() -> Sequence[Completion]:
+        time.sleep(seconds)
+        return []
+
+    dog.watch(step)
+    dog.close()
+    assert (left, said) == (codes, ["no engine step ended in 0.1 s"] * len(codes))
+
+
+def test_the_watchdog_does_not_mind_waiting_between_steps() -> None:
+    left: list[int] = []
+    dog = watchdog.Watchdog(0.1, lambda reason: None, left.append)
+    for _ in range(3):
+        dog.watch(lambda: [])
+        time.sleep(0.2)
+    dog.close()
+    assert left == []
+
+
+def test_without_a_limit_nothing_is_watched() -> None:
+    before = threading.active_count()
+    watchdog.Watchdog(None, lambda reason: None).watch(lambda: [])
+    assert threading.active_count() == before

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from taolake.config import EndpointEngine, EngineSpec, FakeEngine, Model, VllmEngine
+from taolake.engines import reaper
 from taolake.types import Engine, Policy
 
-_kept: tuple[Any, Any] | None = None  # (key, engine) of this process
+_kept: tuple[str, Any] | None = None  # key and engine of this process
 
 
 def build(spec: EngineSpec, model: Model, policy: Policy) -> Engine:
@@ -30,7 +31,8 @@ def build(spec: EngineSpec, model: Model, policy: Policy) -> Engine:
         case FakeEngine():
             from taolake.engines.fake import Fake
 
-            return Fake(spec)
+            fake: Fake = cached(f"fake {spec!r}", lambda: Fake(spec))
+            return fake
 
 
 def cached(key: str, make: Callable[[], Any]) -> Any:
@@ -41,4 +43,5 @@ def cached(key: str, make: Callable[[], Any]) -> Any:
             _kept[1].close()
         _kept = None
         _kept = (key, make())
+        reaper.note_children()
     return _kept[1]

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from taolake.config import Model, VllmEngine
+from taolake.engines import placement
 from taolake.types import Completion, Message, Request, Score
 
 
 def prepare_process(threads: int | None = None) -> None:
     """Set what vLLM reads from the environment; must run before its first import in the process."""
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    # A forked child would inherit the worker's socket to the JVM and the lock of its device, and keep both open.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if threads:
@@ -29,7 +32,7 @@ def prepare_process(threads: int | None = None) -> None:
 
 def _load(spec: VllmEngine, limits: Model, **options: Any) -> Any:
     """Build `vllm.LLM` with the project's limits; the KV cache has a fixed size, so every start is the same."""
-    prepare_process(max(1, (os.cpu_count() or 1) // spec.devices))
+    prepare_process(placement.threads(placement.cores(), spec.devices))
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(spec.memory_gb)))
     import torch
     from vllm import LLM
@@ -66,6 +69,8 @@ class Vllm:
         self._llm = _load(spec, model, model=path, revision=model.revision, **lora)
         self._tokenizer = self._llm.get_tokenizer()
         self._limit = model.max_model_len
+        self._longest = max(len(token) for token in self._tokenizer.get_vocab())
+        self._patience = spec.request_timeout_s
         self._width = max(1, int(spec.max_num_seqs * spec.window))
         self._started: dict[str, float] = {}
         self._refused: list[Completion] = []
@@ -85,18 +90,16 @@ class Vllm:
 
     def submit(self, request: Request) -> None:
         """Render, check the length, and add to the scheduler; what cannot run is returned by `poll` as invalid."""
-        ids = self._render(request.messages)
-        if len(ids) + request.sampling.max_tokens > self._limit:
-            reason = (
-                f"{len(ids)} prompt + {request.sampling.max_tokens} answer tokens exceed max_model_len {self._limit}"
-            )
-            self._refused.append(Completion(request.key, "invalid", error=reason, prompt_tokens=len(ids)))
-            return
-        try:
+        from jinja2 import TemplateError
+
+        ids: list[int] = []
+        try:  # the template and vLLM validate; anything else they raise is the engine's death
+            ids = self._render(request.messages)
+            self._check(len(ids), request.sampling.max_tokens)
             self._llm.llm_engine.add_request(
                 request.key, {"prompt_token_ids": ids}, _sampling(request), lora_request=self._lora()
             )
-        except ValueError as error:  # vLLM's own validation; anything else is the engine's death and must raise
+        except (ValueError, TemplateError) as error:
             self._refused.append(Completion(request.key, "invalid", error=str(error), prompt_tokens=len(ids)))
             return
         self._started[request.key] = time.monotonic()
@@ -106,7 +109,7 @@ class Vllm:
         done, self._refused = self._refused, []
         if self._started:
             done += [self._completion(o) for o in self._llm.llm_engine.step() if o.finished]
-        return done
+        return done + self._late()
 
     def close(self) -> None:
         """Free the weights and the cache before another engine takes their place."""
@@ -115,11 +118,28 @@ class Vllm:
     def _render(self, messages: tuple[Message, ...]) -> list[int]:
         """Token ids of the prompt; a prompt's samples come one after another, so remembering one is enough."""
         if self._rendered is None or self._rendered[0] is not messages:
+            length = sum(len(message["content"]) for message in messages)
+            if length > self._limit * self._longest:  # tokenizing 10 MB takes seconds in which nothing else runs
+                raise ValueError(f"{length} characters cannot fit into max_model_len {self._limit}")
             ids = self._tokenizer.apply_chat_template(
                 list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
             )
             self._rendered = (messages, ids)
         return self._rendered[1]
+
+    def _check(self, prompt: int, answer: int) -> None:
+        if prompt + answer > self._limit:
+            raise ValueError(f"{prompt} prompt + {answer} answer tokens exceed max_model_len {self._limit}")
+
+    def _late(self) -> list[Completion]:
+        """Abort what has run too long: an aborted request gives no output of its own, so its row is made here."""
+        if self._patience is None:
+            return []
+        now, error = time.monotonic(), f"no answer in {self._patience:g} s"
+        late = [key for key, since in self._started.items() if now - since > self._patience]
+        if late:
+            self._llm.llm_engine.abort_request(late)
+        return [Completion(key, "timeout", error=error, seconds=now - self._started.pop(key)) for key in late]
 
     def _lora(self) -> Any:
         if self.adapter is None:
