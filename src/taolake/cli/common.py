@@ -1,5 +1,6 @@
 """What the commands share: reading the project file, opening a round on a local session, saying what a stage did."""
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 DEMO = "conf/demo.yml"
 REFUSED = 4  # exit code of a round whose reward may not train
+MASTER = "TAOLAKE_MASTER"  # environment variable: Spark master URL; a local session without it
 ConfigArgument = Annotated[Path, typer.Argument(help="Project file, see docs/config.md.", show_default=True)]
 ConfigOption = Annotated[Path, typer.Option(help="Project file.")]
 RoundOption = Annotated[int, typer.Option("--round", min=1, help="Round number.")]
@@ -36,7 +38,7 @@ def fail(text: str) -> typer.Exit:
 
 
 class Opened:
-    """A round on a local session, which is stopped at the end."""
+    """A round on a session of this machine, or of the cluster that `TAOLAKE_MASTER` names; stopped at the end."""
 
     def __init__(self, project: "Project", number: int) -> None:
         self._project, self._number = project, number
@@ -46,7 +48,8 @@ class Opened:
         from taolake.session import local_session
         from taolake.stages.round import Round
 
-        self._spark = local_session(log=Path(self._project.work) / "spark.log")
+        master = os.environ.get(MASTER) or "local[2]"
+        self._spark = local_session(master, log=Path(self._project.work) / "spark.log")
         return Round(Lake(self._spark, self._project.lake), self._project, self._number)
 
     def __exit__(self, *error: object) -> None:

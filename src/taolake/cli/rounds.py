@@ -1,5 +1,6 @@
 """Commands that run things: the embedded example, a round, a stage; and how far a round is."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,18 +71,31 @@ def stage(
         say(wanted.name, outcome.detail, ran)
 
 
-def status(config: ConfigArgument = Path(DEMO), round_: RoundOption = 1) -> None:
+def status(
+    config: ConfigArgument = Path(DEMO),
+    round_: RoundOption = 1,
+    live: Annotated[bool, typer.Option("--live", help="Only what runs now; starts no Spark.")] = False,
+) -> None:
     """Show what each stage of a round did, or is doing.
 
     \b
     taolake status conf/mine.yml
+    taolake status conf/mine.yml --live
     """
     from rich.console import Console
     from rich.table import Table
 
     from taolake import stages
+    from taolake.stages.live import running, sentence
 
     project = load(config)
+    states = running(Path(project.work))
+    for state in states:
+        typer.echo(sentence(state, time.time()))
+    if live:
+        if not states:
+            typer.echo(f"Nothing is being generated below {project.work}.")
+        return
     prints = stages.fingerprints(project)
     table = Table("stage", "state", "seconds", "detail", title=f"{project.name}, round {round_}")
     with Opened(project, round_) as opened:

@@ -1,43 +1,33 @@
 """Generate: N candidates per prompt, fanned out over Spark, one engine per device.
 
-A cell of the plan is (prompt, policy, strategy, sample). Missing cells are the plan without what is committed; they are
-cut into chunks whose id is the hash of their keys, and every chunk is one idempotent commit. Not here: the engines
-(`taolake.engines`), and what an answer is worth (`score`).
+A cell of the plan is (prompt, policy, strategy, sample). Missing cells come in chunks (`ledger`); a chunk is answered
+on the executors (`answer`), staged and committed (`commits`), and while one is committed the next one is answered. Not
+here: what an answer is worth (`score`).
 """
 
-import json
+import shutil
+import threading
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taolake import ids, lake
+from taolake import lake
 from taolake.config import Project, Strategy
-from taolake.scoring.extract import extract, variant
-from taolake.stages.fanout import Row, map_rows
-from taolake.stages.round import Outcome, Progress, Round
-from taolake.types import Completion, Policy, Request, Sampling
+from taolake.stages import journal, ledger
+from taolake.stages.answer import GREEDY, Cells, Work
+from taolake.stages.commits import Desk
+from taolake.stages.fanout import map_rows
+from taolake.stages.flight import two_in_flight
+from taolake.stages.ledger import Chunk, Plan
+from taolake.stages.live import Live
+from taolake.stages.round import Outcome, Round
+from taolake.types import Policy
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-GREEDY = "greedy"
-_BEAT_S = 1.0
-
-
-@dataclass(frozen=True)
-class Cells:
-    """What one strategy owes each prompt of a split: samples 0 to `count` - 1."""
-
-    split: str
-    strategy: Strategy
-    count: int
-
-    @property
-    def stream(self) -> str:
-        """A: the policy's own distribution; G: its single best guess; B: exploration."""
-        return "G" if self.strategy.name == GREEDY else "A" if self.strategy.on_policy else "B"
+_PLANNING = threading.Lock()
 
 
 def greedy(project: Project) -> Strategy:
@@ -68,127 +58,99 @@ def generate(round_: Round) -> Outcome:
 
 def fill(round_: Round, policy: Policy, wanted: list[Cells]) -> Outcome:
     """Generate the cells of a policy that are not in the table yet; a second call finds nothing to do."""
-    from pyspark.sql import functions as f
-
-    missing = _missing(round_, policy, wanted).persist()
+    desk = Desk(round_, policy)
+    folder = Path(round_.project.work).resolve() / "plan" / desk.folder.name
     try:
-        total = missing.count()
-        chunks = max(1, -(-total // round_.project.generate.chunk_rows))
-        # Whole prompts go into one chunk: a prompt's samples share their prefix in the engine's cache.
-        cells = missing.withColumn("chunk", f.pmod(f.xxhash64("prompt_id"), f.lit(chunks)))
-        with round_.progress(f"generate {policy.id[:8]}", total) as bar:
-            for number in range(chunks) if total else ():
-                _run_chunk(round_, policy, wanted, cells.where(f.col("chunk") == number).drop("chunk"), bar)
+        plan = ledger.plan(round_, policy, wanted, folder, desk.salt)
+        if journal.salvage(round_, policy, [chunk.id for chunk in plan.chunks], desk.put):
+            plan = ledger.plan(round_, policy, wanted, folder, desk.salt)
+        label = f"generate {policy.id[:8]}"
+        with round_.progress(label, plan.total) as bar, Live(Path(round_.project.work), label, plan.total, bar) as live:
+            run = _Run(round_, policy, wanted, plan, desk, live)
+            started = time.monotonic()
+            measured = two_in_flight(round_.lake.spark, plan.chunks, run.stage, run.commit)
+            cost = _of_run(measured, time.monotonic() - started)
+        desk.close()
+        journal.forget(round_.project, policy.id)
     finally:
-        missing.unpersist()
-    made = round_.lake.read(lake.CANDIDATES).where(f.col("policy") == policy.id)
-    return _outcome(made, total)
-
-
-def _missing(round_: Round, policy: Policy, wanted: list[Cells]) -> "DataFrame":
-    """Plan minus committed rows: prompt_id, messages, strategy, sample."""
-    from pyspark.sql import functions as f
-
-    spark = round_.lake.spark
-    plan = spark.createDataFrame(
-        [(c.split, c.strategy.id, c.count) for c in wanted], "split STRING, strategy STRING, count INT"
-    )
-    prompts = round_.lake.read(lake.PROMPTS).where(f.col("task") == round_.project.task.name)
-    cells = prompts.select("prompt_id", "messages", "split").join(f.broadcast(plan), "split")
-    cells = cells.withColumn("sample", f.explode(f.sequence(f.lit(0), f.col("count") - 1))).drop("split", "count")
-    done = round_.lake.read(lake.CANDIDATES).where(f.col("policy") == policy.id)
-    return cells.join(done.select("prompt_id", "strategy", "sample"), ["prompt_id", "strategy", "sample"], "left_anti")
-
-
-def _run_chunk(round_: Round, policy: Policy, wanted: list[Cells], cells: "DataFrame", bar: Progress) -> None:
-    """One commit: generate a chunk's cells on `devices` tasks and append them once."""
-    project = round_.project
-    keys = round_.lake.content_id(cells, "prompt_id", "strategy", "sample")
-    chunk = ids.content_hash("generate", policy.id, keys)
-    beats = round_.beats(chunk)
-    work = _Work(project, policy, {c.strategy.id: c for c in wanted}, chunk, str(beats))
-    ordered = cells.repartition(project.engine.devices, "prompt_id").sortWithinPartitions(
-        "prompt_id", "strategy", "sample"
-    )
-    with bar.follow(beats), round_.engine_workers():
-        answers = map_rows(ordered, lake.CANDIDATES.columns, work.answer)
-        round_.lake.append_once(lake.CANDIDATES, answers, chunk)
+        shutil.rmtree(folder, ignore_errors=True)
+    made = round_.lake.read(lake.CANDIDATES).where(f"policy = '{policy.id}'")
+    return _outcome(made, plan.total, cost)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What an executor needs to answer a chunk: plain values only, so it travels; the engine is built there."""
+class _Run:
+    """What the chunks of one `fill` share."""
 
-    project: Project
+    round_: Round
     policy: Policy
-    cells: dict[str, Cells]
-    chunk: str
-    beats: str
+    wanted: list[Cells]
+    plan: Plan
+    desk: Desk
+    live: Live
 
-    def answer(self, cells: Iterator[Row]) -> Iterator[Row]:
-        """Cells in, candidates out, in the order they finish."""
-        from taolake import engines
-        from taolake.engines import window
+    def stage(self, chunk: Chunk) -> dict[str, Any]:
+        """Have the engines answer a chunk, unless its answers lie here from a stopped run; what was measured."""
+        beats = self.round_.beats(chunk.id)
+        if self.desk.staged(chunk):
+            seen = self.desk.measure(chunk)
+            self.live.end(beats, seen["rows"], seen["tokens"], _errors(seen))
+            return seen
+        self.live.begin(beats)
+        seen = {"rows": 0, "tokens": 0}
+        try:
+            seen = self.desk.stage(chunk, self._answers(chunk, beats))
+        finally:
+            said = self.live.end(beats, seen["rows"], seen["tokens"], _errors(seen))
+        return {**seen, "engine_tokens": said.tokens, "engine_s": said.seconds, "full_s": said.full_s}
 
-        engine = engines.build(self.project.engine, self.project.model, self.policy)
-        waiting: dict[str, Row] = {}
-        beat_at = 0.0
-        for done, completion in enumerate(window.run(engine, self._requests(cells, waiting)), start=1):
-            if time.monotonic() - beat_at > _BEAT_S:
-                beat_at = time.monotonic()
-                _beat(self.beats, done)
-            yield self._row(waiting.pop(completion.key), completion)
+    def commit(self, chunk: Chunk, seen: dict[str, Any]) -> dict[str, Any]:
+        """Into the table, which takes no engine; what was measured."""
+        started = time.monotonic()
+        self.desk.commit(chunk)
+        journal.discard(self.round_.project, self.policy.id, chunk.id)
+        return {**seen, "commit_s": time.monotonic() - started}
 
-    def _requests(self, cells: Iterable[Row], waiting: dict[str, Row]) -> Iterator[Request]:
-        last: tuple[Any, Any] = (None, ())
-        for cell in cells:
-            strategy = self.cells[cell["strategy"]].strategy
-            if last[0] != (cell["prompt_id"], strategy.id):
-                last = ((cell["prompt_id"], strategy.id), tuple(variant(cell["messages"], strategy)))
-            name = ids.candidate_id(cell["prompt_id"], self.policy.id, cell["strategy"], cell["sample"])
-            seed = ids.sample_seed(self.project.seed, name)
-            waiting[name] = cell | {"candidate_id": name, "seed": seed}
-            yield Request(name, last[1], _sampling(strategy, self.project), seed)
-
-    def _row(self, cell: Row, done: Completion) -> Row:
-        mine = self.cells[cell["strategy"]]
-        text = extract(done.text, mine.strategy.extract) if done.status == "ok" else None
-        return {
-            "candidate_id": cell["candidate_id"],
-            "prompt_id": cell["prompt_id"],
-            "policy": self.policy.id,
-            "strategy": cell["strategy"],
-            "sample": cell["sample"],
-            "stream": mine.stream,
-            "text": text,
-            "raw": done.text,
-            "token_ids": list(done.token_ids),
-            "finish_reason": done.finish_reason,
-            "status": done.status,
-            "error": done.error,
-            "seed": cell["seed"],
-            "prompt_tokens": done.prompt_tokens,
-            "tokens": done.completion_tokens,
-            "cached_tokens": done.cached_tokens,
-            "seconds": done.seconds,
-            "chunk_id": self.chunk,
-        }
+    def _answers(self, chunk: Chunk, beats: Path) -> "DataFrame":
+        """A chunk's candidates, not yet computed, on `devices` tasks; whole prompts go to one of them."""
+        project = self.round_.project
+        work = Work(project, self.policy, {c.strategy.id: c for c in self.wanted}, chunk.id, str(beats))
+        rows = self.plan.rows(self.round_, chunk).repartition(project.engine.devices, "prompt_id")
+        rows = rows.sortWithinPartitions("prompt_id", "strategy", "word")
+        # The worker's environment is read when the plan is made, and belongs to the whole Spark context.
+        with _PLANNING, self.round_.engine_workers():
+            return map_rows(rows, lake.CANDIDATES.columns, lambda masks: work.answer(ledger.expand(masks)))
 
 
-def _sampling(strategy: Strategy, project: Project) -> Sampling:
-    return Sampling(project.model.max_tokens, strategy.temperature, strategy.top_p, strategy.top_k, strategy.min_p)
+def _errors(seen: dict[str, Any]) -> int:
+    return sum(seen.get(status, 0) for status in ("invalid", "error", "timeout"))
 
 
-def _beat(folder: str, done: int) -> None:
-    """Tell the driver how far this task is; a lost beat only makes the bar jump."""
-    from pyspark import TaskContext
+def _of_run(chunks: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+    """What this run cost, summed over its chunks; chunks staged by an earlier run were paid for there.
 
-    context = TaskContext.get()
-    Path(folder, str(context.partitionId() if context else 0)).write_text(json.dumps({"done": done}))
+    `waste` is what engines wrote beyond what was kept, as a share of it; `tail` the share of their time in which they
+    had fewer requests than they can take; `commit_s` are the seconds of the first and the last commit.
+    """
+    kept, wrote, busy, full = (
+        sum(chunk.get(name, 0) for chunk in chunks if "engine_s" in chunk)
+        for name in ("tokens", "engine_tokens", "engine_s", "full_s")
+    )
+    facts: dict[str, Any] = {
+        "tokens_per_s": round(sum(chunk["tokens"] for chunk in chunks) / seconds, 1) if chunks else 0.0,
+        "slowest_s": round(max((chunk["slowest_s"] for chunk in chunks), default=0.0), 3),
+        "chunks": len(chunks),
+        "commit_s": [round(chunk["commit_s"], 3) for chunk in chunks[:: max(1, len(chunks) - 1)]],
+    }
+    if kept and wrote:
+        facts["waste"] = round(wrote / kept - 1, 4)
+    if busy:
+        facts["tail"] = round(1 - full / busy, 4)
+    return facts
 
 
-def _outcome(made: "DataFrame", new: int) -> Outcome:
-    """Counts of what the table holds for the policy, for the round's row."""
+def _outcome(made: "DataFrame", new: int, run: dict[str, Any]) -> Outcome:
+    """Counts of what the table holds for the policy, and what this run cost, for the round's row."""
     from pyspark.sql import functions as f
 
     row = made.select(
@@ -199,4 +161,15 @@ def _outcome(made: "DataFrame", new: int) -> Outcome:
         f.count(f.lit(1)).alias("rows"),
     ).collect()[0]
     detail = {"candidates": row["rows"], "failed": row["failed"], "unextracted": row["unextracted"]}
-    return Outcome(new, row["tokens"], {**detail, "cached_share": round(row["cached"] or 0.0, 4)})
+    detail |= {"cached_share": round(row["cached"] or 0.0, 4), "errors": _reasons(made) if row["failed"] else {}}
+    return Outcome(new, row["tokens"], detail | run)
+
+
+def _reasons(made: "DataFrame") -> dict[str, int]:
+    """Rows without an answer by status and the beginning of the reason, numbers struck out; the ten most frequent."""
+    from pyspark.sql import functions as f
+
+    start = f.regexp_replace(f.regexp_extract("error", r"^([^:\n]{0,60})", 1), r"\d+", "#")
+    kind = f.concat_ws(": ", "status", start).alias("kind")
+    counted = made.where(f.col("status") != "ok").groupBy(kind).count()
+    return {row["kind"]: row["count"] for row in counted.orderBy(f.desc("count"), "kind").limit(10).collect()}
