@@ -128,21 +128,33 @@ def fill(round_: Round, policy: Policy, spec: RewardModelScorer, current: str, f
 
     def run(rows: Iterator[Row]) -> Iterator[Row]:
         from taolake import engines
+        from taolake.engines import placement
         from taolake.engines.vllm import RewardModel
 
         key = f"score {engine_spec!r} {place} {current}"
-        model: RewardModel = engines.cached(key, lambda: RewardModel(engine_spec, limits, place))
-        tokenizer = tokenizer_of(place)
-        waiting: dict[str, list[Row]] = {}
-        inputs = _inputs(questions(rows), reading, tokenizer, limit, waiting)
-        for first, given in model.score(_ahead(inputs)):
-            for candidate in waiting.pop(first):
-                yield scored.row(candidate, name, current, _shared(given, first, candidate))
+        with placement.device(engine_spec):
+            model: RewardModel = engines.cached(key, lambda: RewardModel(engine_spec, limits, place))
+            tokenizer = tokenizer_of(place)
+            waiting: dict[str, list[Row]] = {}
+            inputs = _inputs(questions(rows), reading, tokenizer, limit, waiting)
+            for first, given in model.score(_ahead(inputs)):
+                for candidate in waiting.pop(first):
+                    yield scored.row(candidate, name, current, _shared(given, first, candidate))
 
     with round_.engine_workers():
         return scored.append(
             round_, scored.todo(round_, policy, name, current), run, name, current, engine_spec.devices
         )
+
+
+def tokens_read(round_: Round, policy: Policy, scorer: str, current: str) -> dict[str, float]:
+    """What the model was given for a policy's candidates: tokens, and the share of them that a neighbour had paid."""
+    from pyspark.sql import functions as f
+
+    mine = (f.col("policy") == policy.id) & (f.col("scorer") == scorer) & (f.col("scorer_version") == current)
+    counts = [f.sum(f.get_json_object("detail", f"$.{name}").cast("bigint")) for name in ("tokens", "cached_tokens")]
+    tokens, cached = round_.lake.read(lake.SCORES).where(mine).agg(*counts).collect()[0]
+    return {"tokens": tokens or 0, "cached_share": round((cached or 0) / tokens, 4) if tokens else 0.0}
 
 
 def questions(rows: Iterable[Row]) -> Iterator[list[Row]]:
@@ -199,14 +211,10 @@ def _inputs(
 
 def _ahead(source: Iterator[Question]) -> Iterator[Question]:
     """The same, made some hundred at a time in a thread: tokenizers and engine steps let go of the interpreter."""
-
-    def take() -> list[Question]:
-        return list(itertools.islice(source, _AHEAD))
-
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(take)
+        coming = pool.submit(lambda: list(itertools.islice(source, _AHEAD)))
         while some := coming.result():
-            coming = pool.submit(take)
+            coming = pool.submit(lambda: list(itertools.islice(source, _AHEAD)))
             yield from some
 
 
