@@ -5,6 +5,7 @@ On Databricks the notebook's `spark` is passed in instead; nothing here runs the
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,8 @@ CONF = {
     "spark.sql.execution.arrow.maxRecordsPerBatch": "256",
     # A worker holds an engine; a copy of its task elsewhere would only pay for the same tokens twice.
     "spark.speculation": "false",
-    "spark.task.maxFailures": "4",
+    # A task that dies is retried with what its journal holds; a prompt that kills engines is found in three deaths.
+    "spark.task.maxFailures": "8",
     "spark.driver.memory": "2g",
     "spark.sql.session.timeZone": "UTC",
     "spark.log.level": "ERROR",
@@ -41,10 +43,10 @@ CONF = {
 def local_session(
     master: str = "local[2]", extra: dict[str, str] | None = None, log: Path | None = None
 ) -> "SparkSession":
-    """Start or get a Spark session with Delta on this machine.
+    """Start or get a Spark session with Delta, its driver on this machine.
 
     Args:
-        master: Spark master URL.
+        master: Spark master URL; a cluster's executors must see the project's folders under the same paths.
         extra: further Spark settings.
         log: file for what the JVM and the Python workers write to standard error; None leaves it on the terminal.
 
@@ -55,12 +57,16 @@ def local_session(
     from pyspark.sql import SparkSession
 
     require_java()
-    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    if master.startswith("local"):  # a cluster's executors may have to reach the driver from elsewhere
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # the workers need this environment, not the first python3
+    settings = {**CONF, **(extra or {})}
+    # `local[n]` gives a job up at a task's first failure, whatever spark.task.maxFailures says; `local[n,f]` does not.
+    master = re.sub(r"^local\[(\*|\d+)\]$", rf"local[\1,{settings['spark.task.maxFailures']}]", master)
     builder: Any = SparkSession.builder.master(master).appName("taolake")
     builder = builder.config("spark.sql.extensions", "io.delta.sql.DeltaSparkSessionExtension")
     builder = builder.config("spark.sql.catalog.spark_catalog", "org.apache.spark.sql.delta.catalog.DeltaCatalog")
-    for key, value in {**CONF, **(extra or {})}.items():
+    for key, value in settings.items():
         builder = builder.config(key, value)
     with _standard_error_to(log):
         spark: SparkSession = configure_spark_with_delta_pip(builder).getOrCreate()
