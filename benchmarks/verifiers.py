@@ -210,14 +210,14 @@ def make_reward_model(folder: Path) -> None:
     """A reward model of 1M parameters with random weights, as the trainer writes it."""
     if (folder / "reward.json").exists():
         return
-    import through_spark
+    import _work
     import torch
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     from taolake.training.reward_input import Reading
 
     shutil.rmtree(folder, ignore_errors=True)
-    through_spark.make_model(folder)
+    _work.make_model(folder)
     torch.manual_seed(SEED)
     shape = LlamaConfig.from_pretrained(folder, num_labels=1, initializer_range=0.1)
     LlamaForSequenceClassification(shape).save_pretrained(folder)
