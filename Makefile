@@ -24,8 +24,9 @@ setup: .venv/ready ## make .venv from the pinned lock
 demo: setup ## run the embedded example: one whole round, ending with a proof card
 	@$(BIN)/taolake demo
 
+# Files keep their order, in which the long ones (end to end) come first and the short ones fill the end.
 test: setup ## run the tests (no GPU, no key)
-	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -36,6 +36,15 @@ def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def expected(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
+    """What a run that nothing disturbs writes."""
+    world = World(ingested, tmp_path_factory.mktemp("undisturbed"), delay_s=0.0)
+    with world.run() as run:
+        run.finish()
+    return world.rows()
+
+
 def write_project(folder: Path, project: Project) -> None:
     (folder / "p.yml").write_text(yaml.safe_dump(project.model_dump(mode="json", by_alias=True)))
 
@@ -61,6 +70,9 @@ class World:
         """Answers from now on until the kill: anywhere in what is still to be done."""
         done = len(lines(self.diary))
         return done + self.random.randrange(1, max(2, self.cells - done))
+
+    def rows(self) -> list[tuple[str, str]]:
+        return sorted((row["candidate_id"], row["text"]) for row in table(self.project.lake, "candidates"))
 
     def check(self, kills: int) -> None:
         """The gates."""
@@ -123,12 +135,18 @@ FAULTS = [one_worker_killed, the_executor_killed, the_driver_killed, an_answer_l
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_random_moment(ingested: Path, tmp_path: Path, fault: Any) -> None:
-    fault(World(ingested, tmp_path), 1)
+def test_a_random_moment(ingested: Path, tmp_path: Path, expected: list[tuple[str, str]], fault: Any) -> None:
+    world = World(ingested, tmp_path)
+    fault(world, 1)
+    assert world.rows() == expected
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(20))
 @pytest.mark.parametrize("fault", FAULTS)
-def test_twenty_random_moments(ingested: Path, tmp_path: Path, fault: Any, number: int) -> None:
-    fault(World(ingested, tmp_path, devices=1 + number % 2 * (fault is one_worker_killed)), 2)
+def test_twenty_random_moments(
+    ingested: Path, tmp_path: Path, expected: list[tuple[str, str]], fault: Any, number: int
+) -> None:
+    world = World(ingested, tmp_path, devices=1 + number % 2 * (fault is one_worker_killed))
+    fault(world, 2)
+    assert world.rows() == expected

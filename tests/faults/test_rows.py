@@ -1,16 +1,13 @@
 """Whatever one row does, it ends as one explained row, and all others are intact."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from pyspark.sql import SparkSession
 
 from taolake import lake, stages
-from taolake.stages import scored
 from taolake.stages.round import Round
-from taolake.types import Score
 from tests.projects import fake_project, open_round, write_log
+from tests.unit.test_odd_scores import SCORES, odd
 
 HEALTHY = [f"question {i}" for i in range(12)]
 BIG = "x" * 10_000_000
@@ -76,34 +73,9 @@ def until_it_ends(round_: Round, runs: int = 8) -> None:
                 raise
 
 
-def answers(messages: object, answer: str, **options: object) -> object:
-    """A scorer of the user's that goes wrong on some answers."""
-    wrong: dict[str, Callable[[], object]] = {
-        "nan": lambda: float("nan"),
-        "infinity": lambda: float("inf"),
-        "text": lambda: "0.5",
-        "nothing": lambda: [],
-        "several": lambda: [0.1, 0.2],
-        "text inside": lambda: Score("good"),  # type: ignore[arg-type]
-        "raises": lambda: 1 / 0,
-    }
-    return wrong[answer]() if answer in wrong else 1.0
-
-
-SCORES = [
-    ("nan", "abstain", "got NaN"),
-    ("infinity", "error", "got inf"),
-    ("text", "error", "got str '0.5', wanted a number"),
-    ("nothing", "error", "got list [], wanted a number"),
-    ("several", "error", "got list [0.1, 0.2], wanted a number"),
-    ("text inside", "error", "got str 'good', wanted a number"),
-    ("raises", "error", "ZeroDivisionError"),
-]
-
-
 def test_every_score_ends_as_one_explained_row(spark: SparkSession, tmp_path: Path) -> None:
     write_log(tmp_path / "log.jsonl", HEALTHY)
-    mine = {"kind": "function", "name": "mine", "target": f"{__name__}:answers"}
+    mine = {"kind": "function", "name": "mine", "target": f"{odd.__module__}:odd"}
     judge = {"kind": "regex", "name": "judge", "pattern": "select 2"}
     engine = {"kind": "fake", "answers": ["fine", *(name for name, _, _ in SCORES)]}
     project = fake_project(tmp_path, engine=engine, scorers=[mine, judge], reward={"weights": {"mine": 1.0}})
@@ -119,11 +91,3 @@ def test_every_score_ends_as_one_explained_row(spark: SparkSession, tmp_path: Pa
         assert {(r["value"], r["status"]) for r in bad} == {(None, status)}, answer
         assert all(reason in r["detail"] for r in bad)
     assert {(r["value"], r["status"]) for r in rows if r["text"] == "fine"} == {(1.0, "ok")}
-
-
-@pytest.mark.parametrize("given", [0, 1, 3])
-def test_too_few_scores_leave_the_rest_without_one(given: int) -> None:
-    found = list(scored.every(iter([Score(0.5)] * given), 3))
-    assert [s.value for s in found] == [0.5] * given + [None] * (3 - given)
-    assert [s.status for s in found] == ["ok"] * given + ["error"] * (3 - given)
-    assert all(s.detail == {"error": f"got {given} scores for 3 answers"} for s in found[given:])
