@@ -97,6 +97,7 @@ def test_a_standalone_cluster_writes_the_same_table(
     assert left == []
 
 
+@pytest.mark.slow  # executors of `local-cluster` are killed, and their table compared, in tests/faults
 def test_local_cluster_writes_the_same_table(
     spark: SparkSession, tmp_path: Path, expected: list[tuple[str, ...]]
 ) -> None:

@@ -134,7 +134,8 @@ def an_answer_lost(world: World, moments: int) -> None:
 FAULTS = [one_worker_killed, the_executor_killed, the_driver_killed, an_answer_lost]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+# Slow for the last: a lost answer to a commit is also in tests/spark/test_ledger.py, without processes.
+@pytest.mark.parametrize("fault", [*FAULTS[:3], pytest.param(FAULTS[3], marks=pytest.mark.slow)])
 def test_a_random_moment(ingested: Path, tmp_path: Path, expected: list[tuple[str, str]], fault: Any) -> None:
     world = World(ingested, tmp_path)
     fault(world, 1)
