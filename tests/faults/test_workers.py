@@ -1,6 +1,7 @@
 """What Spark does with Python workers, as far as engines depend on it: who is taken again, and when one is closed."""
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +12,11 @@ from pyspark.sql import SparkSession
 
 from taolake import engines
 from taolake.config import FakeEngine, Model
-from taolake.engines import placement
+from taolake.engines import placement, window
 from taolake.lake import Lake
 from taolake.stages.fanout import Row, map_rows
 from taolake.stages.round import Round
-from taolake.types import Policy
+from taolake.types import Policy, Request, Sampling
 from tests.projects import fake_project
 
 _COLUMNS = "pid INT, engine BIGINT"
@@ -72,6 +73,30 @@ def test_two_tasks_at_once_take_turns_on_one_device(spark: SparkSession) -> None
     found = seen(map_rows(two, _COLUMNS, lambda rows: with_engine(rows, 0.7)))
     assert found
     assert time.monotonic() - began > 1.4
+
+
+def test_a_host_stays_with_its_device_when_workers_come_and_go(spark: SparkSession, tmp_path: Path) -> None:
+    """As on an executor with several GPUs: every job has other workers, and each device keeps its engine."""
+    spec = FakeEngine(kind="fake", host=True, devices=2, diary=str(tmp_path / "diary"))
+
+    def ask(rows: Iterator[Row]) -> Iterator[Row]:
+        with engines.hold(spec, Model(path="m"), Policy("p", "m")) as engine:
+            asked = ({"role": "user", "content": "question"},)
+            requests = [Request(str(row["id"]), asked, Sampling(8), row["id"]) for row in rows]
+            yield from ({"pid": os.getpid(), "engine": int(done.key)} for done in window.run(engine, requests))
+
+    workers: set[int] = set()
+    for _ in range(2):
+        found = map_rows(spark.range(8, numPartitions=2), _COLUMNS, ask).collect()
+        assert sorted(row["engine"] for row in found) == list(range(8))
+        now = {row["pid"] for row in found}
+        assert not now & workers
+        workers |= now
+        for pid in now:
+            os.kill(pid, signal.SIGKILL)
+    hosts = {line.split()[0] for line in (tmp_path / "diary").read_text().splitlines()}
+    assert len(hosts) == 2
+    assert not hosts & {str(pid) for pid in workers}
 
 
 @pytest.mark.slow

@@ -28,6 +28,11 @@ class _Kept(Section):
     stall_s: float | None = Field(
         600.0, gt=0, description="Seconds one engine step may take before the worker ends itself; None: for ever."
     )
+    host: bool | None = Field(
+        None,
+        description="Keep the engine in a process of its own that the executor's tasks share; None: where an executor "
+        "has more GPUs than one engine takes.",
+    )
 
 
 class VllmEngine(_Kept):

@@ -1,16 +1,38 @@
-"""Engines answer requests. `cached` builds one per Python worker and keeps it, because loading costs more than work.
+"""Engines answer requests. A task gets one by `hold`; it is built once per worker, or once per device in a host, and
+kept, because loading costs more than work.
 
 The specs live in `taolake.config`; executors receive a spec and build the engine there (a built engine never travels).
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from taolake.config import EndpointEngine, EngineSpec, FakeEngine, Model, VllmEngine
-from taolake.engines import reaper
+from taolake.engines import placement, reaper
 from taolake.types import Engine, Policy
 
 _kept: tuple[str, Any] | None = None  # key and engine of this process
+
+
+@contextlib.contextmanager
+def hold(spec: EngineSpec, model: Model, policy: Policy) -> Iterator[Engine]:
+    """The engine of a task's device, for the length of the task; in this process, or in the device's host.
+
+    Raises:
+        RuntimeError: another application holds the device, or the host did not start.
+        ValueError: Spark and the environment contradict each other, or there are too few devices.
+    """
+    place = placement.place(spec)
+    if place.host:
+        from taolake.engines import host
+
+        shown = ",".join(place.gpus[: place.group]) if place.gpus else None
+        with host.connect(place.names[: place.group], shown, spec, model, policy) as engine:
+            yield engine
+    else:
+        with placement.device(spec):
+            yield build(spec, model, policy)
 
 
 def build(spec: EngineSpec, model: Model, policy: Policy) -> Engine:

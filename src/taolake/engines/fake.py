@@ -54,6 +54,10 @@ class Fake:
         self._note(done)
         return done
 
+    def abort(self, keys: Sequence[str]) -> None:
+        """Give up requests; nothing comes back of them."""
+        self._waiting = [each for each in self._waiting if each[0].key not in keys]
+
     def close(self) -> None:
         """End the child."""
         if self._child is not None:

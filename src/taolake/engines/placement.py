@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,42 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a task's engine may run.
+
+    Attributes:
+        names: devices as `reaper` locks them, the task's own first; none for an endpoint.
+        group: how many of them one engine takes.
+        gpus: the same as CUDA names them; empty on a CPU.
+        host: whether the engine belongs into a process of its own (`taolake.engines.host`).
+    """
+
+    names: tuple[str, ...] = ()
+    group: int = 1
+    gpus: tuple[str, ...] = ()
+    host: bool = False
+
+
+def place(spec: EngineSpec) -> Place:
+    """Where this task's engine may run.
+
+    Raises:
+        ValueError: Spark and the environment contradict each other, or there are too few devices.
+    """
+    if isinstance(spec, EndpointEngine):
+        return Place()
+    partition, addresses = _task()
+    group = spec.tensor_parallel if isinstance(spec, VllmEngine) else 1
+    found = () if isinstance(spec, FakeEngine) else choose(addresses, _inherited(), _present())
+    if not found:  # cores are shared among applications: no two engines of one executor, but others are left alone
+        names = rotated([f"cpu-{reaper.executor()}-{n}" for n in range(spec.devices)], partition, 1)
+        return Place(names, host=bool(spec.host))
+    several = len(_inherited() or _present()) > group
+    gpus = rotated(found, partition, group)
+    return Place(tuple(f"gpu-{gpu}" for gpu in gpus), group, gpus, several if spec.host is None else spec.host)
+
+
 @contextlib.contextmanager
 def device(spec: EngineSpec) -> Iterator[tuple[str, ...]]:
     """Hold a device for as long as the task runs, and show the engine that one alone; must precede torch in a process.
@@ -100,12 +137,14 @@ def device(spec: EngineSpec) -> Iterator[tuple[str, ...]]:
         RuntimeError: another application holds the device.
         ValueError: Spark and the environment contradict each other, or there are too few devices.
     """
-    match spec:
-        case EndpointEngine():
-            yield ()
-        case VllmEngine() | FakeEngine():
-            with _held(spec) as names:
-                yield names
+    mine = place(spec)
+    if not mine.names:
+        yield ()
+        return
+    with reaper.holding(mine.names, mine.group) as held:
+        if mine.gpus:
+            _show([name.removeprefix("gpu-") for name in held])
+        yield held
 
 
 def profile(spark: "SparkSession", gpus: int, cpus: int = 1) -> "ResourceProfile | None":
@@ -130,28 +169,16 @@ def profile(spark: "SparkSession", gpus: int, cpus: int = 1) -> "ResourceProfile
     return wanted
 
 
-@contextlib.contextmanager
-def _held(spec: VllmEngine | FakeEngine) -> Iterator[tuple[str, ...]]:
+def _task() -> tuple[int, list[str]]:
+    """The partition this process works on, and the GPUs that Spark gave the task."""
     from pyspark import TaskContext
 
     context = TaskContext.get()
-    partition, addresses = 0, list[str]()
-    if context is not None:
-        reaper.die_with_parent()
-        partition = context.partitionId()
-        gpu = context.resources().get("gpu")
-        addresses = list(gpu.addresses) if gpu else []
-    group = spec.tensor_parallel if isinstance(spec, VllmEngine) else 1
-    found = () if isinstance(spec, FakeEngine) else choose(addresses, _inherited(), _present())
-    if found:
-        names = [f"gpu-{name}" for name in rotated(found, partition, group)]
-    else:  # cores are shared among applications: no two engines of one executor, but others are left alone
-        names = list(rotated([f"cpu-{reaper.executor()}-{n}" for n in range(spec.devices)], partition, 1))
-        group = 1
-    with reaper.holding(names, group) as held:
-        if found:
-            _show([name.removeprefix("gpu-") for name in held])
-        yield held
+    if context is None:
+        return 0, []
+    reaper.die_with_parent()
+    gpu = context.resources().get("gpu")
+    return context.partitionId(), list(gpu.addresses) if gpu else []
 
 
 _before: list[tuple[str, ...] | None] = []  # what the environment showed before this module changed it

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+EXECUTOR = "TAOLAKE_EXECUTOR"  # in the environment of an engine's host: whose it is
 _LEAVE_S = 10.0  # a killed process may take this long to give its lock back
 _own: dict[str, int] = {}  # devices whose engine this process holds, with the descriptor of the lock
 _busy: set[str] = set()  # devices this process is using now
@@ -62,7 +63,7 @@ def note_children() -> None:
     import psutil
 
     children = psutil.Process().children(recursive=True)
-    about = {**_me(), "children": [found for child in children if (found := _identity(child.pid))]}
+    about = {**_me(), "children": [found for child in children if (found := identity(child.pid))]}
     for descriptor in _own.values():
         _write(descriptor, about)
 
@@ -71,11 +72,11 @@ def reap() -> int:
     """End what dead owners of any device left behind; returns how many processes that were."""
     ended = 0
     for path in folder().glob("*.own"):
-        descriptor = None if path.stem in _own else _lock(path)
+        descriptor = None if path.stem in _own else lock(path)
         if descriptor is None:
             continue
         for pid, started in _read(descriptor).get("children", []):
-            if _identity(pid) == (pid, started):
+            if identity(pid) == (pid, started):
                 log.warning("process %d was left behind by the engine of %s; it is ended", pid, path.stem)
                 os.kill(pid, signal.SIGKILL)
                 ended += 1
@@ -99,11 +100,11 @@ def _using(name: str) -> Iterator[None]:
         yield
         return
     path = folder() / f"{name}.use"
-    descriptor = _lock(path)
+    descriptor = lock(path)
     if descriptor is None:
         _refuse_strangers(name)
         log.warning("device %s is busy with another task of this executor; this one waits", name)
-        descriptor = _lock(path, wait=True)
+        descriptor = lock(path, wait=True)
     assert descriptor is not None  # a waiting lock returns when it has it
     _busy.add(name)
     try:
@@ -119,7 +120,7 @@ def _become_owner(name: str) -> None:
         return
     path = folder() / f"{name}.own"
     deadline = time.monotonic() + _LEAVE_S
-    while (descriptor := _lock(path)) is None:
+    while (descriptor := lock(path)) is None:
         _refuse_strangers(name)
         owner = _owner(name)
         if owner and _lives(owner):
@@ -129,7 +130,7 @@ def _become_owner(name: str) -> None:
             raise RuntimeError(f"device {name} is locked ({path}) and its owner does not end; end process {owner}")
         time.sleep(0.05)
     for pid, started in _read(descriptor).get("children", []):
-        if _identity(pid) == (pid, started):
+        if identity(pid) == (pid, started):
             os.kill(pid, signal.SIGKILL)
     _own[name] = descriptor
     _write(descriptor, _me())
@@ -151,18 +152,18 @@ def executor() -> int:
     from pyspark import TaskContext
 
     if TaskContext.get() is None:
-        return os.getpid()
+        return int(os.environ.get(EXECUTOR, os.getpid()))
     daemon = psutil.Process().parent()
     above = daemon.parent() if daemon else None
     return int(above.pid) if above else 0
 
 
 def _me() -> dict[str, Any]:
-    pid, started = _identity(os.getpid()) or (os.getpid(), 0.0)
+    pid, started = identity(os.getpid()) or (os.getpid(), 0.0)
     return {"pid": pid, "started": started, "executor": executor(), "children": []}
 
 
-def _identity(pid: int) -> tuple[int, float] | None:
+def identity(pid: int) -> tuple[int, float] | None:
     """A process by number and start, since numbers come again; None when there is none, or only its zombie."""
     import psutil
 
@@ -174,7 +175,7 @@ def _identity(pid: int) -> tuple[int, float] | None:
 
 
 def _lives(owner: dict[str, Any]) -> bool:
-    return _identity(owner["pid"]) == (owner["pid"], owner["started"])
+    return identity(owner["pid"]) == (owner["pid"], owner["started"])
 
 
 def _state(name: str) -> int:
@@ -182,7 +183,7 @@ def _state(name: str) -> int:
     for state, kind in ((2, "use"), (1, "own")):
         if kind == "own" and name in _own:
             continue
-        descriptor = _lock(folder() / f"{name}.{kind}")
+        descriptor = lock(folder() / f"{name}.{kind}")
         if descriptor is None:
             return state
         os.close(descriptor)
@@ -195,7 +196,7 @@ def _owner(name: str) -> dict[str, Any]:
     return {}
 
 
-def _lock(path: Path, wait: bool = False) -> int | None:
+def lock(path: Path, wait: bool = False) -> int | None:
     """Lock a file; None when another process has it. The lock is the process's: it ends with it, however it ends."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)

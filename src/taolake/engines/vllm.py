@@ -1,8 +1,8 @@
 """vLLM inside the Python worker: generation and reward scoring through one scheduler, step by step.
 
-The engine runs in the worker's own process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`): PySpark leaves its workers by
-`os._exit`, and a child process would outlive them with the device. Not here: which device (the caller's environment
-decides), nor the window (`taolake.engines.window`). Source: `LLMEngine.add_request` / `step` of vLLM 0.31.
+The engine runs in the process that built it, the worker's or a host's (`VLLM_ENABLE_V1_MULTIPROCESSING=0`): PySpark
+leaves its workers by `os._exit`, and a child process would outlive them with the device. Not here: which device (the
+caller's environment decides), nor the window (`taolake.engines.window`). Source: `LLMEngine.add_request` / `step` of vLLM 0.31.
 """
 
 import json
@@ -110,6 +110,12 @@ class Vllm:
         if self._started:
             done += [self._completion(o) for o in self._llm.llm_engine.step() if o.finished]
         return done + self._late()
+
+    def abort(self, keys: Sequence[str]) -> None:
+        """Give up requests; nothing comes back of them."""
+        self._llm.llm_engine.abort_request(list(keys))
+        for key in keys:
+            self._started.pop(key, None)
 
     def close(self) -> None:
         """Free the weights and the cache before another engine takes their place."""

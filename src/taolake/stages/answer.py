@@ -56,7 +56,6 @@ class Work:
         from pyspark import TaskContext
 
         from taolake import engines
-        from taolake.engines import placement
 
         context, spec = TaskContext.get(), self.project.engine
         partition, attempt = (context.partitionId(), context.attemptNumber()) if context else (0, 0)
@@ -68,8 +67,7 @@ class Work:
             if first is None and not task.suspects:
                 yield from task.ready
                 return
-            with placement.device(spec):
-                engine = engines.build(spec, self.project.model, self.policy)
+            with engines.hold(spec, self.project.model, self.policy) as engine:
                 requests = itertools.chain([] if first is None else [first], fresh)
                 yield from task.rows(engine, requests)
 

@@ -147,16 +147,6 @@ def fill(round_: Round, policy: Policy, spec: RewardModelScorer, current: str, f
         )
 
 
-def tokens_read(round_: Round, policy: Policy, scorer: str, current: str) -> dict[str, float]:
-    """What the model was given for a policy's candidates: tokens, and the share of them that a neighbour had paid."""
-    from pyspark.sql import functions as f
-
-    mine = (f.col("policy") == policy.id) & (f.col("scorer") == scorer) & (f.col("scorer_version") == current)
-    counts = [f.sum(f.get_json_object("detail", f"$.{name}").cast("bigint")) for name in ("tokens", "cached_tokens")]
-    tokens, cached = round_.lake.read(lake.SCORES).where(mine).agg(*counts).collect()[0]
-    return {"tokens": tokens or 0, "cached_share": round((cached or 0) / tokens, 4) if tokens else 0.0}
-
-
 def questions(rows: Iterable[Row]) -> Iterator[list[Row]]:
     """Put candidates in the order that costs a scoring engine least; rows that are one question come as one list.
 
@@ -211,10 +201,14 @@ def _inputs(
 
 def _ahead(source: Iterator[Question]) -> Iterator[Question]:
     """The same, made some hundred at a time in a thread: tokenizers and engine steps let go of the interpreter."""
+
+    def take() -> list[Question]:
+        return list(itertools.islice(source, _AHEAD))
+
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(lambda: list(itertools.islice(source, _AHEAD)))
+        coming = pool.submit(take)
         while some := coming.result():
-            coming = pool.submit(lambda: list(itertools.islice(source, _AHEAD)))
+            coming = pool.submit(take)
             yield from some
 
 
