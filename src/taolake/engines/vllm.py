@@ -2,7 +2,8 @@
 
 The engine runs in the process that built it, the worker's or a host's (`VLLM_ENABLE_V1_MULTIPROCESSING=0`): PySpark
 leaves its workers by `os._exit`, and a child process would outlive them with the device. Not here: which device (the
-caller's environment decides), nor the window (`taolake.engines.window`). Source: `LLMEngine.add_request` / `step` of vLLM 0.31.
+caller's environment decides), nor the window (`taolake.engines.window`). Source: `LLMEngine.add_request` / `step` of
+vLLM 0.31.
 """
 
 import json
