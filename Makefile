@@ -24,7 +24,7 @@ setup: .venv/ready ## make .venv from the pinned lock
 demo: setup ## run the embedded example: one whole round, ending with a proof card
 	@$(BIN)/taolake demo
 
-# Files keep their order, in which the long ones (end to end) come first and the short ones fill the end.
+# Files keep the order that tests/conftest.py gives them, in which long ones come first and short ones fill the end.
 test: setup ## run the tests (no GPU, no key)
 	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

@@ -1,4 +1,4 @@
-"""What several tests share: one Spark session, since starting one costs more than most tests."""
+"""What several tests share: one Spark session, since starting one costs more than most tests; and their order."""
 
 from collections.abc import Iterator
 
@@ -7,9 +7,23 @@ from pyspark.sql import SparkSession
 
 from taolake.session import local_session
 
+# By the time they take: two workers that begin with the long files end together.
+LONG = ("faults", "round", "judge", "trust", "reward_model", "stages", "ledger", "cluster", "training", "label", "ask")
+
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[SparkSession]:
     session = local_session("local[2]")
     yield session
     session.stop()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, unit tests last."""
+
+    def rank(item: pytest.Item) -> tuple[bool, int]:
+        name = item.path.stem.removeprefix("test_")
+        unit = item.path.parent.name == "unit"
+        return unit, LONG.index(name) if name in LONG and not unit else len(LONG)
+
+    items.sort(key=rank)

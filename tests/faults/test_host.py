@@ -49,7 +49,7 @@ def hosts(folder: Path) -> list[int]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if "taolake.engines.host" in process.cmdline() and str(folder) in process.cmdline()[-1]:
+            if "taolake.engines.host" in process.cmdline() and str(folder) in process.cmdline()[-3]:
                 found.append(process.pid)
     return found
 

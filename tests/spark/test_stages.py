@@ -8,10 +8,12 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
 
 from taolake import ids, lake, stages
+from taolake.config import Project
 from taolake.stages.round import Round
 from tests.projects import fake_project, open_round, write_log
 
 QUESTIONS = [f"question {i}" for i in range(24)]
+UP_TO_SELECT = ("ingest", "generate", "label", "score", "reward", "trust", "select")
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +23,7 @@ def finished(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> R
     write_log(folder / "log.jsonl", QUESTIONS)
     poisoned = {"kind": "fake", "answers": ["select 1", "select 2", "dunno"], "poison": "question 7", "devices": 2}
     round_ = open_round(spark, fake_project(folder, engine=poisoned))
-    for name in ("ingest", "generate", "label", "score", "reward", "trust", "select"):
+    for name in UP_TO_SELECT:
         stages.run(round_, name)
     return round_
 
@@ -132,21 +134,17 @@ def test_more_samples_compute_only_what_is_new(spark: SparkSession, tmp_path: Pa
     assert texts[0] == texts[1]
 
 
-def test_gold_changes_nothing_that_is_trained_on(spark: SparkSession, tmp_path: Path) -> None:
+def test_gold_changes_nothing_that_is_trained_on(finished: Round, tmp_path: Path) -> None:
     """Law 4, held by running: with right labels and with none at all the training set has one hash."""
-    write_log(tmp_path / "log.jsonl", QUESTIONS)
     gold = tmp_path / "gold.jsonl"
-    hashes = set()
-    for number, answer in enumerate(("select 1", None)):
-        gold.unlink(missing_ok=True)
-        if answer:
-            lines = [{"messages": [{"role": "user", "content": q}], "answer": answer} for q in QUESTIONS]
-            gold.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        labelled = {"samples": 4, "gold": {"path": str(gold), "compare": "exact"}}
-        round_ = open_round(spark, fake_project(tmp_path, evaluate=labelled, lake=str(tmp_path / f"lake{number}")))
-        for name in ("ingest", "generate", "label", "score", "reward", "trust", "select"):
-            stages.run(round_, name)
-        rows = round_.lake.read(lake.SELECTIONS)
-        assert rows.count() > 0
-        hashes.add(round_.lake.content_id(rows, *[c for c in rows.columns if c != "messages"]))
-    assert len(hashes) == 1
+    lines = [{"messages": [{"role": "user", "content": q}], "answer": "select 1"} for q in QUESTIONS]
+    gold.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    labelled = {"evaluate": {"samples": 4, "judge": "judge", "gold": {"path": str(gold), "compare": "exact"}}}
+    sections = finished.project.model_dump(mode="json", by_alias=True) | labelled | {"lake": str(tmp_path / "lake")}
+    round_ = open_round(finished.lake.spark, Project.model_validate(sections))
+    for name in UP_TO_SELECT:
+        stages.run(round_, name)
+    rows = [each.lake.read(lake.SELECTIONS) for each in (finished, round_)]
+    assert rows[0].count() > 0
+    hashes = [finished.lake.content_id(each, *[c for c in each.columns if c != "messages"]) for each in rows]
+    assert hashes[0] == hashes[1]

@@ -5,7 +5,7 @@ follow. A host outlives workers and tasks; it ends with its executor, or when no
 Two tasks on one GPU share its engine, so that the head of one fills the tail of the other. Messages are JSON: nothing
 is unpickled. Not here: which device, and whether a host is wanted (`placement`).
 
-    python -m taolake.engines.host SOCKET     (started by `connect`, with its orders on standard input)
+    python -m taolake.engines.host SOCKET NAMES IDLE_S     (started by `connect`)
 """
 
 import contextlib
@@ -35,7 +35,9 @@ from taolake.types import Completion, Engine, Policy, Request, Sampling
 IDLE_S = 900.0  # a host without tasks keeps its device for so long: chunks and stages follow each other faster
 _START_S = 60.0  # until its socket is there; the model is loaded later
 _WAIT_S = 0.1  # a poll without an answer returns after this
+_LEAVE_S = 2.0  # until a task that has ended, or was killed, is known to have left
 _OWNER_S = 0.5  # how often a host looks whether its executor lives
+_BUSY = {"error": "another task of this executor uses the device with another model or other settings"}
 
 
 class Hosted:
@@ -88,22 +90,24 @@ def connect(
         RuntimeError: the host did not start, or its engine could not be built; the end of its log is in the message.
     """
     path = reaper.folder() / f"host-{reaper.executor()}-{content_hash(list(names))[:8]}"
-    lock = reaper.lock(path.with_suffix(".lock"), wait=True)
-    try:
-        connection = _reach(path) or _start(path, names, shown)
-    finally:
-        assert lock is not None  # a waiting lock returns when it has it
-        os.close(lock)
-    with connection:
-        asked = {"spec": spec.model_dump(mode="json"), "model": model.model_dump(mode="json"), "policy": asdict(policy)}
-        said = _ask(connection, asked, path.with_suffix(".why"))
+    why = path.with_suffix(".why")
+    asked = {"spec": spec.model_dump(mode="json"), "model": model.model_dump(mode="json"), "policy": asdict(policy)}
+    with contextlib.ExitStack() as stack:
+        with reaper.alone(path.with_suffix(".lock")):
+            connection, said = _reach(path), None
+            if connection is not None:
+                with contextlib.suppress(RuntimeError):  # it was about to leave, or is dying: there will be another
+                    said = _ask(stack.enter_context(connection), asked, why)
+            if connection is None or said is None:
+                connection = stack.enter_context(_start(path, names, shown))
+                said = _ask(connection, asked, why)
         if "error" in said:
             raise RuntimeError(f"the engine of {', '.join(names)} could not be built: {said['error']}")
-        yield Hosted(connection, said["width"], path.with_suffix(".why"))
+        yield Hosted(connection, said["width"], why)
 
 
 def _reach(path: Path) -> Connection | None:
-    with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+    with contextlib.suppress(OSError):
         return Client(str(path), "AF_UNIX")
     return None
 
@@ -118,12 +122,9 @@ def _start(path: Path, names: Sequence[str], shown: str | None) -> Connection:
     log = path.with_suffix(".log")
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "taolake.engines.host", str(path)],
-            stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True, env=environment,
+            [sys.executable, "-m", "taolake.engines.host", str(path), json.dumps(list(names)), str(IDLE_S)],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, env=environment,
         )  # fmt: skip
-    assert process.stdin is not None
-    process.stdin.write(json.dumps({"names": list(names), "idle_s": IDLE_S}).encode())
-    process.stdin.close()
     deadline = time.monotonic() + _START_S
     while process.poll() is None and time.monotonic() < deadline:
         if connection := _reach(path):
@@ -180,7 +181,11 @@ class _Host:
         try:
             with contextlib.suppress(EOFError, OSError):
                 hello = json.loads(connection.recv_bytes())
-                said = self._in_engine(lambda: self._open(task, hello))
+                deadline = time.monotonic() + _LEAVE_S
+                while (said := self._in_engine(lambda: self._open(task, hello))) == _BUSY:
+                    if time.monotonic() > deadline:
+                        break
+                    time.sleep(_WAIT_S)
                 connection.send_bytes(json.dumps(said).encode())
                 messages: Any = ()
                 while "error" not in said:
@@ -234,7 +239,7 @@ class _Host:
         spec: Any = TypeAdapter(EngineSpec).validate_python(hello["spec"])
         wanted = json.dumps(hello, sort_keys=True)
         if self._done and wanted != self._of:
-            return {"error": "another task of this executor uses the device with another model or other settings"}
+            return _BUSY
         if not self._done:
             self._device.enter_context(reaper.holding(self._names, len(self._names)))
         try:
@@ -279,12 +284,12 @@ def _end_with(executor: int, started: float) -> None:
 
 def main() -> None:
     """Serve until the executor ends or nobody has asked for long."""
-    path, orders = Path(sys.argv[1]), json.load(sys.stdin)
+    path, names, idle_s = Path(sys.argv[1]), json.loads(sys.argv[2]), float(sys.argv[3])
     executor = reaper.identity(reaper.executor())
     if executor is None:
         return
     threading.Thread(target=_end_with, args=executor, daemon=True).start()
-    host = _Host(orders["names"], orders["idle_s"], path.with_suffix(".why"))
+    host = _Host(names, idle_s, path.with_suffix(".why"))
     with Listener(str(path), "AF_UNIX", backlog=16) as listener:
 
         def accept() -> None:

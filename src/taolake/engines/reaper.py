@@ -95,6 +95,17 @@ def die_with_parent() -> None:
 
 
 @contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other processes out for as long as this lasts."""
+    descriptor = lock(path, wait=True)
+    assert descriptor is not None  # a waiting lock returns when it has it
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
 def _using(name: str) -> Iterator[None]:
     if name in _busy:  # a lock is per descriptor: the process would wait for itself
         yield
