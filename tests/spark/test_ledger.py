@@ -172,7 +172,7 @@ def test_answers_that_were_not_committed_or_seemed_so_are_not_asked_again(
         fill(round_, plain=4)
     interrupted = sum(asked(tmp_path).values())
     assert 0 < interrupted < 120
-    assert sum(keys(round_).values()) < interrupted, "a later chunk was answered and is not in the table"
+    assert sum(keys(round_).values()) < interrupted or landed, "the failed chunk was answered and is not in the table"
     fill(round_, plain=4)
     assert set(asked(tmp_path).values()) == {1}
     assert sum(asked(tmp_path).values()) == 120

@@ -73,13 +73,11 @@ def plan(round_: "Round", policy: Policy, wanted: Sequence[Cells], folder: Path,
     whole = sum(splits.get(cells.split, 0) * cells.count for cells in wanted)
     bucket = f.pmod(f.xxhash64("prompt_id"), f.lit(_buckets(whole, size))).cast("int").alias("bucket")
     missing = _missing(round_, policy, wanted, prompts).select("*", bucket)
-    missing.write.mode("overwrite").parquet(str(folder / "missing"))
-    missing = spark.read.schema(missing.schema).parquet(str(folder / "missing"))
-    chunks = tuple(_chunks(_contents(missing), size, policy.id, salt))
-    if chunks:
-        # Messages join after what is done has gone, so that a resume moves only those that are asked again.
-        cells = missing.join(prompts.select("prompt_id", "messages"), "prompt_id").repartition("bucket")
-        cells.write.mode("overwrite").partitionBy("bucket").parquet(str(folder / "cells"))
+    # Messages join after what is done has gone, so that a resume moves only those that are asked again.
+    cells = missing.join(prompts.select("prompt_id", "messages"), "prompt_id").repartition("bucket")
+    cells.write.mode("overwrite").partitionBy("bucket").parquet(str(folder / "cells"))
+    planned = spark.read.schema(f"{_SCHEMA}, bucket INT").parquet(str(folder / "cells"))
+    chunks = tuple(_chunks(_contents(planned), size, policy.id, salt))
     return Plan(folder, chunks)
 
 
