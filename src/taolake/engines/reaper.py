@@ -80,8 +80,7 @@ def reap() -> int:
                 log.warning("process %d was left behind by the engine of %s; it is ended", pid, path.stem)
                 os.kill(pid, signal.SIGKILL)
                 ended += 1
-        path.unlink(missing_ok=True)  # while it is locked: whoever waits for it sees that it is another file now
-        os.close(descriptor)
+        _remove(path, descriptor)
     return ended
 
 
@@ -122,7 +121,7 @@ def _using(name: str) -> Iterator[None]:
         yield
     finally:
         _busy.discard(name)
-        os.close(descriptor)
+        _remove(path, descriptor)
 
 
 def _become_owner(name: str) -> None:
@@ -197,7 +196,10 @@ def _state(name: str) -> int:
         descriptor = lock(folder() / f"{name}.{kind}")
         if descriptor is None:
             return state
-        os.close(descriptor)
+        if kind == "use":
+            _remove(folder() / f"{name}.use", descriptor)
+        else:
+            os.close(descriptor)  # what its dead owner wrote is still to be read
     return 0
 
 
@@ -220,6 +222,12 @@ def lock(path: Path, wait: bool = False) -> int | None:
             if os.fstat(descriptor).st_ino == path.stat().st_ino:
                 return descriptor
         os.close(descriptor)  # removed while this one waited
+
+
+def _remove(path: Path, descriptor: int) -> None:
+    """Give a lock back, and its file with it; while it is locked, so that whoever waits sees another file there."""
+    path.unlink(missing_ok=True)
+    os.close(descriptor)
 
 
 def _read(descriptor: int) -> dict[str, Any]:
