@@ -22,8 +22,9 @@ MODEL, POLICY = Model(path="m"), Policy("p", "m")
 
 
 @pytest.fixture
-def short() -> Iterator[Path]:
+def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a short name: that of a socket may have some hundred characters."""
+    tmp_path_factory.getbasetemp()  # made here at the latest: it must not lie in this folder
     with tempfile.TemporaryDirectory(prefix="h", dir="/tmp") as folder:
         yield Path(folder)
 
