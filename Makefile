@@ -40,8 +40,10 @@ bench: setup ## run every benchmark and write build/bench/*.json
 	done; [ -z "$$failed" ] || { echo "targets missed:$$failed" >&2; exit 1; }
 
 lock: setup ## make requirements/*.txt again from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --extra cpu --extra dev --universal --python-version 3.11 $(LOCK) -o requirements/cpu.txt
-	$(BIN)/uv pip compile pyproject.toml --extra gpu --python-version 3.12 --python-platform x86_64-manylinux_2_34 $(LOCK) -o requirements/gpu.txt
+	$(BIN)/uv pip compile pyproject.toml --extra spark --extra cpu --extra dev --universal --python-version 3.11 $(LOCK) -o requirements/cpu.txt
+	$(BIN)/uv pip compile pyproject.toml --extra spark --extra gpu $(LINUX) $(LOCK) -o requirements/gpu.txt
+	$(BIN)/uv pip compile pyproject.toml --extra gpu $(LINUX) $(LOCK) -o requirements/databricks.txt
+LINUX := --python-version 3.12 --python-platform x86_64-manylinux_2_34
 LOCK := --override requirements/overrides.txt --generate-hashes --no-emit-index-url --no-annotate --custom-compile-command "make lock"
 
 clean: ## delete everything that was made, the environment too
