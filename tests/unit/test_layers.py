@@ -21,7 +21,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     "__init__": 0, "types": 0, "ids": 0, "config": 0, "preflight": 0,
     "curation": 1, "sandbox": 1, "scoring": 1, "selection": 1, "trust": 1, "verdict": 1,
-    "lake": 2, "session": 2, "engines": 2, "training": 2,
+    "lake": 2, "session": 2, "engines": 2, "training": 2, "serving": 2,
     "stages": 3, "report": 3, "reference": 3, "notebook": 3, "databricks": 3,
     "demo": 4,
     "cli": 5, "__main__": 6,
@@ -140,8 +140,9 @@ def test_a_floor_loads_no_library_it_must_not_know() -> None:
         "from taolake import config, types, ids, preflight, scoring, selection, trust, verdict, curation\n"
         "import taolake.scoring.sql, taolake.scoring.checks, taolake.scoring.extract, taolake.curation.parse\n"
         "import taolake.selection.combine, taolake.selection.weights",
-        "from taolake import lake, engines, stages, cli, session, reference, notebook\n"
-        f"import {stages}, taolake.engines.vllm, taolake.engines.endpoint, taolake.training.launch",
+        "from taolake import lake, engines, stages, cli, session, reference, notebook, databricks\n"
+        f"import {stages}, taolake.engines.vllm, taolake.engines.endpoint, taolake.training.launch\n"
+        "import taolake.serving.release",
     )
     assert {"taolake", "pydantic", "numpy"} <= low
     assert low & (HEAVY | SPARK) == set()

@@ -1,8 +1,8 @@
-"""Sections of the project file: measuring, promoting, registering, paying."""
+"""Sections of the project file: measuring, promoting, registering, serving, paying."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from taolake.config.base import Name, Section, Share
 
@@ -54,6 +54,42 @@ class Register(Section):
         None, description="MLflow tracking; None: `sqlite` beside the tables, or Databricks."
     )
     registry_uri: str | None = Field(None, description="MLflow registry; None: as tracking.")
+    experiment: str | None = Field(
+        None, description="MLflow experiment; None: the project's name, or on Databricks the notebook's own."
+    )
+
+
+SecretReference = Annotated[str, StringConstraints(pattern=r"^\{\{secrets/[\w.@-]+/[\w.@-]+\}\}$")]
+
+
+class Serve(Section):
+    """The serving endpoint on Databricks, made and changed by `taolake deploy` alone."""
+
+    endpoint: Annotated[str, StringConstraints(pattern=r"^[\w-]{0,63}$")] = Field(
+        "", description="Its name; empty: nothing is served."
+    )
+    kind: Literal["provisioned", "custom"] = Field(
+        "provisioned",
+        description="`provisioned`: throughput by Databricks, of models it knows; `custom`: vLLM in a container.",
+    )
+    chunks: int = Field(1, ge=1, description="For `provisioned`: throughput at most, in the model's own steps.")
+    workload_type: Literal["GPU_SMALL", "GPU_MEDIUM", "GPU_LARGE", "MULTIGPU_MEDIUM", "GPU_XLARGE", "GPU_XLARGE_8"] = (
+        Field("GPU_MEDIUM", description="For `custom`: the machine.")
+    )
+    workload_size: Literal["Small", "Medium", "Large"] = Field(
+        "Small", description="For `custom`: requests at once, 4, 8 to 16 or 16 to 64."
+    )
+    scale_to_zero: bool = Field(True, description="Give the machine back when nobody asks.")
+    secrets: dict[str, SecretReference] = Field(
+        default_factory=dict, description="For `custom`: environment variables, by reference `{{secrets/scope/key}}`."
+    )
+    canary: int = Field(10, ge=0, le=50, description="Percent of requests a new version gets before it is promoted.")
+    probes: tuple[str, ...] = Field(
+        ("Are you there?",), min_length=1, description="Questions that a new version must answer before it is promoted."
+    )
+    requests_per_minute: int | None = Field(None, ge=1, description="Limit for each user; None: no limit.")
+    inference_table: bool = Field(True, description="Log requests and answers into a table of the project's schema.")
+    timeout_minutes: int = Field(120, ge=1, description="Longest wait for the endpoint; the next run goes on waiting.")
 
 
 class Cost(Section):

@@ -100,7 +100,9 @@ STAGES: tuple[Stage, ...] = (
         lambda p: [p.evaluate.gold.path] if p.evaluate.gold else [],
     ),
     Stage("gate", "better, and nothing got worse?", (lake.EVALUATIONS,), lake.ROUNDS, ("gate",)),
-    Stage("register", "the model and its lineage go into MLflow", (lake.ROUNDS,), lake.ROUNDS, ("register_",)),
+    Stage(
+        "register", "the model and its lineage go into MLflow", (lake.ROUNDS,), lake.ROUNDS, ("register_", "serve.kind")
+    ),
 )
 
 

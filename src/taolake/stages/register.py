@@ -8,9 +8,9 @@ are registered beside it (`reward_card`). Which store that is, is said in `regis
 from pathlib import Path
 from typing import Any
 
-from taolake import lake
+from taolake import databricks, lake
 from taolake.config import Project
-from taolake.stages import choices, registry, reward_card
+from taolake.stages import choices, registry, reward_card, vllm_model
 from taolake.stages.round import Outcome, Round
 from taolake.types import Policy
 
@@ -51,19 +51,22 @@ def _merged(round_: Round, tuned: Policy) -> Path:
         return Path(tuned.model)
     from taolake.training.merge import merge
 
-    folder = round_.work / f"merged-{tuned.id[:12]}"
+    folder = databricks.scratch(round_.work / f"merged-{tuned.id[:12]}")
     return folder if folder.exists() else merge(round_.base_folder, tuned.adapter, folder)
 
 
 def _log_model(project: Project, folder: Path) -> str:
     import mlflow
 
+    if project.serve.kind == "custom":
+        return vllm_model.log(project, folder)
     logged = mlflow.transformers.log_model(
         str(folder),
         name="model",
         task="llm/v1/chat",
         pip_requirements=list(registry.PIP_REQUIREMENTS),
         registered_model_name=project.register_.name,
+        await_registration_for=registry.PATIENCE_S,
     )
     return str(logged.registered_model_version)
 

@@ -9,9 +9,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from taolake import databricks
 from taolake.config import Project
 
 PIP_REQUIREMENTS = ("mlflow", "torch", "transformers", "accelerate")
+PATIENCE_S = 3600  # until a version of many gigabytes is there
 
 
 def connect(project: Project) -> None:
@@ -19,17 +21,20 @@ def connect(project: Project) -> None:
     import mlflow
 
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # a machine without git is no reason to warn
-    on_databricks = "DATABRICKS_RUNTIME_VERSION" in os.environ
-    beside = "databricks" if on_databricks else f"sqlite:///{Path(project.work).resolve()}/mlflow.db"
+    tracking, models = databricks.registry(f"sqlite:///{Path(project.work).resolve()}/mlflow.db")
     Path(project.work).mkdir(parents=True, exist_ok=True)
-    mlflow.set_tracking_uri(project.register_.tracking_uri or beside)
-    mlflow.set_registry_uri(project.register_.registry_uri or ("databricks-uc" if on_databricks else beside))
-    if on_databricks:  # the notebook's or the job's own experiment
-        return
+    mlflow.set_tracking_uri(project.register_.tracking_uri or tracking)
+    mlflow.set_registry_uri(project.register_.registry_uri or models)
+    experiment = project.register_.experiment
     with quiet():
-        if mlflow.get_experiment_by_name(project.name) is None:
-            mlflow.create_experiment(project.name, artifact_location=f"{Path(project.work).resolve()}/mlartifacts")
-        mlflow.set_experiment(project.name)
+        if databricks.here():  # without a name: the notebook's or the job's own experiment
+            if experiment:
+                mlflow.set_experiment(experiment)
+            return
+        name = experiment or project.name
+        if mlflow.get_experiment_by_name(name) is None:
+            mlflow.create_experiment(name, artifact_location=f"{Path(project.work).resolve()}/mlartifacts")
+        mlflow.set_experiment(name)
 
 
 @contextlib.contextmanager
