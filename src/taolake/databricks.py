@@ -8,6 +8,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from taolake import lake, unity
+from taolake.config import Project
+from taolake.lake import Lake
+
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
 
@@ -17,6 +21,12 @@ _LOCAL_DISK = Path("/local_disk0/taolake")
 def here() -> bool:
     """Whether this process runs on Databricks compute."""
     return "DATABRICKS_RUNTIME_VERSION" in os.environ
+
+
+def govern(lake_: Lake, project: Project) -> None:
+    """Make the tables with all that Unity Catalog knows of a table; elsewhere `Lake` makes them when they are used."""
+    if here() and lake_.in_catalog:
+        lake_.execute(unity.statements(lake.TABLES, lake_.location, project.unity))
 
 
 def scratch(folder: Path) -> Path:

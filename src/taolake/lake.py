@@ -8,8 +8,9 @@ idempotent append: Delta's `txnAppId`/`txnVersion` writer options.
 
 import contextlib
 import random
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,15 +23,45 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
 
+_PROPERTIES = {"delta.setTransactionRetentionDuration": "interval 90 days"}
+_MOST_CLUSTERED = 4  # columns that liquid clustering takes
+_COLUMN = re.compile(r"(\w+) ([^']+?) COMMENT '([^']*)'")
+
+
 @dataclass(frozen=True)
 class Table:
-    """A named table: `columns` is DDL, `key` identifies a row, `writer` is the one stage that writes it."""
+    """A named table: `columns` is DDL, `key` identifies a row, `writer` is the one stage that writes it.
+
+    `personal` names the columns that hold what people wrote, or what a model wrote to them.
+    """
 
     name: str
     key: tuple[str, ...]
     writer: str
     comment: str
     columns: str
+    personal: tuple[str, ...] = ()
+
+    def fields(self) -> list[tuple[str, str, str]]:
+        """Name, type and comment of the columns, without a session to parse them with."""
+        return _COLUMN.findall(self.columns)
+
+    def create(self, name: str, keyed: bool) -> str:
+        """SQL that makes the table in a catalog; `keyed` where the catalog knows keys."""
+        columns = [
+            f"{column} {kind}{' NOT NULL' if column in self.key else ''} COMMENT {quoted(comment)}"
+            for column, kind, comment in self.fields()
+        ]
+        if keyed:
+            columns.append(f"CONSTRAINT {self.name}_key PRIMARY KEY ({', '.join(self.key)})")
+        # Chunk ids are remembered for as long as a run may rest before it is resumed, then leave the snapshot.
+        properties = ", ".join(f"{quoted(key)} = {quoted(value)}" for key, value in _PROPERTIES.items())
+        return (
+            f"CREATE TABLE IF NOT EXISTS {name} (\n  " + ",\n  ".join(columns) + "\n) USING DELTA\n"
+            f"COMMENT {quoted(self.comment)}\n"
+            f"CLUSTER BY ({', '.join(self.key[:_MOST_CLUSTERED])})\n"
+            f"TBLPROPERTIES ({properties})"
+        )
 
     def schema(self) -> "StructType":
         """The columns as a Spark schema, comments included."""
@@ -53,6 +84,7 @@ PROMPTS = Table(
        seen BIGINT COMMENT 'times the same prompt was logged',
        source STRING COMMENT 'file and line, or table and row, it was first read from',
        request_id STRING COMMENT 'request of the inference log it was first seen in'""",
+    ("messages",),
 )
 QUARANTINE = Table(
     "quarantine",
@@ -63,6 +95,7 @@ QUARANTINE = Table(
        source_id STRING COMMENT 'file and line, or table and row',
        reason STRING COMMENT 'what was wrong',
        excerpt STRING COMMENT 'first 200 characters, undecodable bytes replaced'""",
+    ("excerpt",),
 )
 CANDIDATES = Table(
     "candidates",
@@ -87,6 +120,7 @@ CANDIDATES = Table(
        cached_tokens INT COMMENT 'prompt tokens found in the prefix cache',
        seconds DOUBLE COMMENT 'from submission to the last token',
        chunk_id STRING COMMENT 'commit it came with'""",
+    ("text", "raw", "token_ids"),
 )
 PREFERENCES = Table(
     "preferences",
@@ -104,6 +138,7 @@ PREFERENCES = Table(
        messages STRING COMMENT 'JSON of the conversation, so that choices among imported answers stand alone',
        chosen_text STRING COMMENT 'the better answer',
        rejected_text STRING COMMENT 'the worse answer'""",
+    ("messages", "chosen_text", "rejected_text"),
 )
 JUDGEMENTS = Table(
     "judgements",
@@ -121,6 +156,7 @@ JUDGEMENTS = Table(
        dollars DOUBLE COMMENT 'at the prices in the project file',
        seconds DOUBLE COMMENT 'from asking to the last token',
        chunk_id STRING COMMENT 'commit it came with; begins with r and the round that paid'""",
+    ("reply",),
 )
 SCORES = Table(
     "scores",
@@ -166,6 +202,7 @@ SELECTIONS = Table(
        reward DOUBLE COMMENT 'rewards.reward',
        advantage DOUBLE COMMENT 'reward minus the value of the prompt',
        weight DOUBLE COMMENT 'weight in the loss'""",
+    ("messages", "text", "token_ids"),
 )
 EVALUATIONS = Table(
     "evaluations",
@@ -234,7 +271,7 @@ class Lake:
         reader = self.spark.read.format("delta")
         if version is not None:
             reader = reader.option("versionAsOf", version)
-        return reader.table(self._name(table)) if self.in_catalog else reader.load(self._name(table))
+        return reader.table(self.name(table)) if self.in_catalog else reader.load(self.name(table))
 
     def append_once(self, table: Table, rows: "DataFrame", chunk: str) -> None:
         """Append a chunk unless a chunk of this id was committed before.
@@ -246,9 +283,9 @@ class Lake:
         writer = self._conform(table, rows).write.format("delta").mode("append")
         writer = writer.option("txnAppId", f"taolake/{table.name}/{chunk}").option("txnVersion", "1")
         if self.in_catalog:
-            writer.saveAsTable(self._name(table))
+            writer.saveAsTable(self.name(table))
         else:
-            writer.save(self._name(table))
+            writer.save(self.name(table))
 
     def insert_new(self, table: Table, rows: "DataFrame") -> None:
         """Insert the rows whose key is not in the table; the others are left as they are."""
@@ -276,6 +313,11 @@ class Lake:
         halves = [f.bit_xor(f.xxhash64(f.lit(salt), *columns)) for salt in ("a", "b")]
         first, second, count = rows.agg(*halves, f.count(f.lit(1))).collect()[0]
         return content_hash(first, second, count)
+
+    def execute(self, statements: Iterable[str]) -> None:
+        """Run SQL that only a catalog understands; each statement must be safe to repeat (`taolake.unity`)."""
+        for statement in statements:
+            self.spark.sql(statement)
 
     def _merge(
         self, table: Table, rows: "DataFrame", clauses: "Callable[[DeltaMergeBuilder], DeltaMergeBuilder]"
@@ -309,10 +351,11 @@ class Lake:
 
         self._ensure(table)
         if self.in_catalog:
-            return DeltaTable.forName(self.spark, self._name(table))
-        return DeltaTable.forPath(self.spark, self._name(table))
+            return DeltaTable.forName(self.spark, self.name(table))
+        return DeltaTable.forPath(self.spark, self.name(table))
 
-    def _name(self, table: Table) -> str:
+    def name(self, table: Table) -> str:
+        """Three-level name, or folder."""
         return f"{self.location}.{table.name}" if self.in_catalog else f"{self.location}/{table.name}"
 
     def _ensure(self, table: Table) -> None:
@@ -322,11 +365,13 @@ class Lake:
 
         if table.name in self._known:
             return
-        if self.in_catalog or not DeltaTable.isDeltaTable(self.spark, self._name(table)):
+        if self.in_catalog:
+            self.spark.sql(table.create(self.name(table), keyed=False))
+        elif not DeltaTable.isDeltaTable(self.spark, self.name(table)):
             builder = DeltaTable.createIfNotExists(self.spark).addColumns(table.schema()).comment(table.comment)
-            builder = builder.tableName(self._name(table)) if self.in_catalog else builder.location(self._name(table))
-            # Chunk ids are remembered for as long as a run may rest before it is resumed, then leave the snapshot.
-            builder = builder.property("delta.setTransactionRetentionDuration", "interval 90 days")
+            builder = builder.location(self.name(table))
+            for key, value in _PROPERTIES.items():
+                builder = builder.property(key, value)
             # Another driver may make it at the same moment, with the same columns.
             with contextlib.suppress(MetadataChangedException, ProtocolChangedException):
                 builder.execute()
@@ -341,6 +386,11 @@ class Lake:
         from pyspark.sql import functions as f
 
         return rows.select([f.col(field.name).cast(field.dataType).alias(field.name) for field in table.schema()])
+
+
+def quoted(text: str) -> str:
+    """A text as a SQL literal."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _maps(table: Table) -> set[str]:

@@ -1,16 +1,16 @@
 """Pages made from the code, so that the two cannot disagree: the project file, the tables, the README's matrix.
 
-`taolake check --reference > docs/config.md` writes the first; `python -m taolake.reference tables > docs/tables.md` and
-`python -m taolake.reference matrix` the others. Tests compare.
+`taolake check --reference > docs/config.md` writes the first; `python -m taolake.reference tables > docs/tables.md`,
+`python -m taolake.reference matrix` and `python -m taolake.reference access` the others. Tests compare.
 """
 
-import re
 import sys
 from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from taolake import access
 from taolake.config import Project, Section, sections_in
 from taolake.lake import TABLES, Table
 from taolake.stages import STAGES, Stage
@@ -42,7 +42,6 @@ METRICS = {
     "proxy_at_K": "expected reward of the best of K rewarded samples, picked by the reward; K = 1, 2, 4, ...",
     "gate_at_K": "expected rightness of that sample",
 }
-_COLUMN = re.compile(r"(\w+) ([^']+?) COMMENT '([^']*)'")
 
 
 def page() -> str:
@@ -63,18 +62,13 @@ def page() -> str:
     return "\n".join(parts)
 
 
-def columns(table: Table) -> list[tuple[str, str, str]]:
-    """Name, type and comment of a table's columns, without a session to parse the DDL with."""
-    return _COLUMN.findall(table.columns)
-
-
 def tables_page() -> str:
     """The page of all tables, as Markdown."""
     parts = [_TABLES_INTRO]
     for table in TABLES:
         key = ", ".join(f"`{column}`" for column in table.key)
         parts.append(f"## {table.name}\n\n{table.comment} Written by {table.writer}. Key: {key}.\n")
-        rows = [f"| `{name}` | {kind.lower()} | {comment} |" for name, kind, comment in columns(table)]
+        rows = [f"| `{name}` | {kind.lower()} | {comment} |" for name, kind, comment in table.fields()]
         parts.append("| column | type | meaning |\n|---|---|---|\n" + "\n".join(rows) + "\n")
     metrics = [f"| `{name}` | {meaning} |" for name, meaning in METRICS.items()]
     parts.append("## Metrics in `evaluations`\n\n| metric | of one prompt |\n|---|---|\n" + "\n".join(metrics) + "\n")
@@ -156,4 +150,4 @@ def _default(info: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write({"tables": tables_page, "matrix": matrix}[sys.argv[1]]())
+    sys.stdout.write({"tables": tables_page, "matrix": matrix, "access": access.table}[sys.argv[1]]())

@@ -274,7 +274,7 @@ def test_every_column_has_a_comment_on_the_page() -> None:
     from taolake import lake
 
     for table in lake.TABLES:
-        found = reference.columns(table)
+        found = table.fields()
         assert len(found) == table.columns.count(" COMMENT "), table.name
         assert set(table.key) <= {name for name, _, _ in found}, table.name
 

@@ -200,6 +200,8 @@ def test_the_first_version_has_none_to_go_back_to(here: Workspace, client: Works
     with pytest.raises(RuntimeError, match="version 1 failed, and there is none to go back to"):
         serve_version(here, client)
     assert here.aliases.get(MODEL, {}) == {}
+    serve_version(here, client)
+    assert (here.aliases[MODEL], routes(here)) == ({"live": 2}, {"tuned-2": 100})
 
 
 def test_a_version_is_waited_for(here: Workspace, client: WorkspaceClient) -> None:

@@ -7,7 +7,7 @@ Every field says what it means, its range is in its type, and a misspelt key is 
 from taolake.config.base import ImportPath, Name, Section, Share, sections_in
 from taolake.config.engines import EndpointEngine, EngineSpec, FakeEngine, Model, VllmEngine
 from taolake.config.inputs import Example, Extract, Generate, Ingest, Source, Strategy, Task
-from taolake.config.outcome import Cost, Evaluate, Gate, Gold, Register, Serve
+from taolake.config.outcome import Cost, Evaluate, Gate, Gold, Register, Serve, Unity
 from taolake.config.project import Project, load
 from taolake.config.scorers import (
     AgreementScorer,
@@ -67,6 +67,7 @@ __all__ = [
     "Task",
     "Train",
     "Trust",
+    "Unity",
     "VllmEngine",
     "Warmup",
     "load",

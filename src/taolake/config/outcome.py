@@ -62,6 +62,17 @@ class Register(Section):
 SecretReference = Annotated[str, StringConstraints(pattern=r"^\{\{secrets/[\w.@-]+/[\w.@-]+\}\}$")]
 
 
+class Unity(Section):
+    """What tables have in Unity Catalog beside their rows. A local lake has none of it."""
+
+    tags: dict[str, str] = Field(default_factory=dict, description="Tags of every table, beside `taolake`.")
+    unmasked: str | None = Field(
+        None,
+        description="Account group that reads what people wrote; others read null. The identity of the jobs must be "
+        "in it. None: no masks.",
+    )
+
+
 class Serve(Section):
     """The serving endpoint on Databricks, made and changed by `taolake deploy` alone."""
 
@@ -96,3 +107,7 @@ class Cost(Section):
     """Prices for the card; zero where a machine is already paid for."""
 
     dollars_per_hour: float = Field(0.0, ge=0, description="Price of the machine or cluster a stage runs on.")
+    max_dollars: float | None = Field(
+        None, gt=0, description="A round that has cost this much stops, and goes on when it is raised; None: no limit."
+    )
+    dbu_per_gpu_hour: float = Field(0.0, ge=0, description="DBUs an hour of a Databricks node with one GPU.")

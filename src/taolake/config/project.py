@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from taolake.config.base import ImportPath, Name, Section, sections_in
 from taolake.config.engines import EngineSpec, Model
 from taolake.config.inputs import Generate, Ingest, Task
-from taolake.config.outcome import Cost, Evaluate, Gate, Register, Serve
+from taolake.config.outcome import Cost, Evaluate, Gate, Register, Serve, Unity
 from taolake.config.scorers import (
     AgreementScorer,
     JudgeScorer,
@@ -46,6 +46,7 @@ class Project(Section):
     evaluate: Evaluate = Field(default_factory=lambda: Evaluate(), description="How base and tuned are compared.")
     gate: Gate = Field(default_factory=lambda: Gate(), description="What counts as better.")
     register_: Register = Field(alias="register", description="Where the result goes.")
+    unity: Unity = Field(default_factory=lambda: Unity(), description="What tables have in Unity Catalog.")
     serve: Serve = Field(default_factory=lambda: Serve(), description="Where it answers, on Databricks.")
     cost: Cost = Field(default_factory=lambda: Cost(), description="Prices for the card.")
     prepare: ImportPath | None = Field(

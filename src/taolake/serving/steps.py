@@ -110,7 +110,7 @@ def next_step(want: Want, seen: Seen, tried: bool = False) -> Step:
 
 
 def _forward(want: Want, seen: Seen) -> Step:
-    version, old = want.version, seen.beside(want.version)
+    version, old = want.version, seen.beside(want.version) if seen.ready else None
     if version not in seen.routes or (seen.failure and not seen.ready):
         share = want.serve.canary
         routes = {old: 100 - share, version: share} if old else {version: 100}

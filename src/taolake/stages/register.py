@@ -29,6 +29,8 @@ def register(round_: Round) -> Outcome:
         mlflow.log_metrics(
             {"gain": verdict["gain"]["mean"], "gain_low": verdict["gain"]["low"], "gain_high": verdict["gain"]["high"]}
         )
+        for context, table in (("training", lake.SELECTIONS), ("evaluation", lake.EVALUATIONS)):
+            mlflow.log_input(registry.dataset(round_.lake, table), context=context)
         if tuned.adapter:
             mlflow.log_artifacts(tuned.adapter, "adapter")
         version = _log_model(project, folder)
@@ -109,7 +111,8 @@ class Chat:
             registry.quiet()
         ):  # without a temperature: the model's own generation config decides, as it does when served
             reply = self._model.predict({"messages": messages, "max_tokens": max_tokens})
-        return str(reply[0]["choices"][0]["message"]["content"])
+        reply = reply[0] if isinstance(reply, list) else reply  # a list by transformers, one by a class of ours
+        return str(reply["choices"][0]["message"]["content"])
 
 
 def _lineage(round_: Round, verdict: dict[str, Any]) -> dict[str, str]:

@@ -8,9 +8,11 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from taolake import databricks
 from taolake.config import Project
+from taolake.lake import Lake, Table
 
 PIP_REQUIREMENTS = ("mlflow", "torch", "transformers", "accelerate")
 PATIENCE_S = 3600  # until a version of many gigabytes is there
@@ -35,6 +37,15 @@ def connect(project: Project) -> None:
         if mlflow.get_experiment_by_name(name) is None:
             mlflow.create_experiment(name, artifact_location=f"{Path(project.work).resolve()}/mlartifacts")
         mlflow.set_experiment(name)
+
+
+def dataset(lake: Lake, table: Table) -> Any:
+    """A table at its newest version, as an input that MLflow shows and Unity Catalog draws lineage from."""
+    from mlflow.data.delta_dataset_source import DeltaDatasetSource
+    from mlflow.data.meta_dataset import MetaDataset
+
+    where = {"delta_table_name": lake.name(table)} if lake.in_catalog else {"path": lake.name(table)}
+    return MetaDataset(DeltaDatasetSource(**where, delta_table_version=lake.version(table)), name=table.name)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ be one word. The class that is logged is in `taolake.serving.chat_model`.
 """
 
 import importlib.metadata
+import os
+import shutil
 from pathlib import Path
 
 from taolake import databricks
@@ -21,9 +23,8 @@ def log(project: Project, folder: Path) -> str:
     from taolake.serving.chat_model import VllmModel
 
     named = folder.parent / f"{folder.name}-served" / _WEIGHTS
-    named.parent.mkdir(parents=True, exist_ok=True)
     if not named.exists():
-        named.symlink_to(folder.resolve())
+        shutil.copytree(folder, named, copy_function=os.link)  # MLflow follows no symbolic link out of a folder
     logged = mlflow.pyfunc.log_model(
         name="model",
         python_model=VllmModel(),
