@@ -7,18 +7,9 @@
 
 # COMMAND ----------
 
-dbutils.widgets.text("config", "conf/demo.yml", "Project file")
-dbutils.widgets.text("round", "1", "Round")
-dbutils.widgets.text("catalog", "", "Catalog (empty: as in the file)")
-dbutils.widgets.text("schema", "", "Schema (empty: as in the file)")
-
-# COMMAND ----------
-
 from taolake import lake, notebook, stages
 
-config, number = dbutils.widgets.get("config"), dbutils.widgets.get("round")
-catalog, schema = dbutils.widgets.get("catalog"), dbutils.widgets.get("schema")
-round_ = notebook.open_round(spark, config, number, catalog, schema)
+round_ = notebook.begin(spark, dbutils)
 
 # COMMAND ----------
 
