@@ -4,13 +4,17 @@ A session is not made here (the notebook has one) and neither is a table. `datab
 made: without a workspace nothing asks for one.
 """
 
+import dataclasses
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taolake import lake, unity
 from taolake.config import Project
 from taolake.lake import Lake
+from taolake.training.job import TrainJob, TrainResult
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -37,6 +41,24 @@ def scratch(folder: Path) -> Path:
 def registry(beside: str) -> tuple[str, str]:
     """MLflow's tracking and registry URIs: the workspace and Unity Catalog, or the store `beside` the tables."""
     return ("databricks", "databricks-uc") if here() else (beside, beside)
+
+
+def launch(job: TrainJob, on_line: Callable[[str], None]) -> TrainResult:
+    """Train in a child process; on a cluster on the node's own disk, since a volume takes no appended log.
+
+    What is there is copied back when the child ends, well or not, and is what the next run goes on from.
+    """
+    from taolake.training.launch import launch
+
+    home, local = Path(job.out), scratch(Path(job.out))
+    if local == home:
+        return launch(job, on_line)
+    shutil.copytree(home, local, dirs_exist_ok=True)
+    try:
+        launch(dataclasses.replace(job, out=str(local)), on_line)
+    finally:
+        shutil.copytree(local, home, dirs_exist_ok=True)
+    return TrainResult.read(home)
 
 
 def client() -> "WorkspaceClient":

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from taolake import ids, lake
+from taolake import databricks, ids, lake
 from taolake.config import RewardModelScorer, VllmEngine
 from taolake.stages import scored
 from taolake.stages.fanout import Row
@@ -38,8 +38,6 @@ def version(round_: Round, spec: RewardModelScorer) -> str:
 
 def train_reward_model(round_: Round, spec: RewardModelScorer) -> TrainResult:
     """Train the reward model of this version, or return the one there is."""
-    from taolake.training.launch import launch
-
     folder = Path(round_.project.work) / f"{spec.name}-{version(round_, spec)}"
     folder.mkdir(parents=True, exist_ok=True)
     rows = folder / "pairs.parquet"
@@ -57,7 +55,7 @@ def train_reward_model(round_: Round, spec: RewardModelScorer) -> TrainResult:
         model.dtype,
     )
     with round_.training_bar(f"train {spec.name}") as on_line:
-        return launch(job, on_line)
+        return databricks.launch(job, on_line)
 
 
 def is_held_out(prompt: str, spec: RewardModelScorer) -> bool:

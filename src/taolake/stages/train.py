@@ -6,6 +6,7 @@ The algorithms are in `taolake.training`; the result's location and content hash
 from pathlib import Path
 from typing import Any
 
+from taolake import databricks
 from taolake.stages import fingerprints
 from taolake.stages.reward_model import train_reward_model
 from taolake.stages.round import Outcome, Round, policy
@@ -16,8 +17,6 @@ from taolake.training.job import TrainJob
 def train(round_: Round) -> Outcome:
     """Train on this round's selection; returns the tuned policy in its detail."""
     import pyarrow.parquet as pq
-
-    from taolake.training.launch import launch
 
     project = round_.project
     picked = round_.done("select").detail
@@ -40,7 +39,7 @@ def train(round_: Round) -> Outcome:
         reward_model=_reward_model(round_) if online else None,
     )
     with round_.training_bar("train") as on_line:
-        result = launch(job, on_line)
+        result = databricks.launch(job, on_line)
     adapter = result.folder if result.kind == "adapter" else None
     made = policy(
         project.model.path if adapter else result.folder, project.model.revision if adapter else None, adapter
