@@ -14,6 +14,7 @@ from taolake import lake, stages
 from taolake.config import Strategy
 from taolake.stages import answer, commits, generate, ledger
 from taolake.stages.answer import Cells
+from taolake.stages.budget import Budget
 from taolake.stages.flight import two_in_flight
 from taolake.stages.round import Round
 from tests.projects import fake_project, open_round, write_log
@@ -338,3 +339,29 @@ def test_drivers_that_both_commit_make_no_duplicates(
     assert max(rows) > 40, "they did not want the same cells"
     assert len(keys(strict[0])) == 80
     assert set(keys(strict[0]).values()) == {1}
+
+
+def test_a_round_stops_at_its_limit_and_goes_on_with_a_higher_one(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at before every chunk: what is committed stays, and the next run asks for the others alone."""
+    write_log(tmp_path / "log.jsonl", [f"question {i}" for i in range(24)])
+    generate = {"n": 6, "review_n": 0, "chunk_rows": 16, "strategies": [{"name": "plain", "share": 1}]}
+    round_ = open_round(spark, fake_project(tmp_path, generate=generate))
+    stages.run(round_, "ingest")
+    looks = iter([True] * 3)
+
+    def spent(budget: Budget) -> None:
+        if not next(looks, False):
+            raise RuntimeError("raise cost.max_dollars")
+
+    with monkeypatch.context() as poor, pytest.raises(RuntimeError, match=r"raise cost\.max_dollars"):
+        poor.setattr(Budget, "check", spent)
+        stages.run(round_, "generate")
+    assert round_.records()["generate"].state == "failed"
+    kept = {row["candidate_id"]: row["chunk_id"] for row in round_.lake.read(lake.CANDIDATES).collect()}
+    assert kept
+    stages.run(round_, "generate")
+    everything = {row["candidate_id"]: row["chunk_id"] for row in round_.lake.read(lake.CANDIDATES).collect()}
+    assert len(everything) == round_.lake.read(lake.CANDIDATES).count() > len(kept)
+    assert kept.items() <= everything.items()

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from taolake.cli import look, people, rounds, serve
+from taolake.cli import cost, look, people, rounds, serve
 from taolake.cli.common import REFUSED
 from taolake.trust import TrustError
 
@@ -27,6 +27,7 @@ app = typer.Typer(
     taolake report conf/mine.yml      the proof card of the last round
     taolake trust conf/mine.yml       does its reward agree with people?
     taolake label export              ask people where it teaches most
+    taolake plan conf/mine.yml --prompts 20000   what will it cost?
     taolake deploy conf/mine.yml      serve it on Databricks, a canary first
     """,
 )
@@ -42,6 +43,7 @@ for command in (
     look.tables,
     look.chat,
     serve.deploy,
+    cost.plan,
 ):
     app.command()(command)
 app.add_typer(people.app, name="label")

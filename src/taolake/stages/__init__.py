@@ -17,6 +17,7 @@ from taolake import __version__, lake
 from taolake.config import Project
 from taolake.ids import content_hash, file_hash
 from taolake.lake import Table
+from taolake.stages.budget import Budget
 from taolake.stages.round import Meter, Outcome, Record, Round
 
 
@@ -143,12 +144,15 @@ def run(round_: Round, name: str) -> tuple[Outcome, bool]:
         Exception: whatever the stage raises, after the failure is on record.
     """
     stage, fingerprint = named(name), fingerprints(round_.project)[name]
-    record = round_.records().get(name)
+    records = round_.records()
+    record = records.get(name)
     if record is not None and record.state == "done" and record.fingerprint == fingerprint:
         return Outcome(0, 0, record.detail), False
     before = STAGES[: STAGES.index(stage)]
     if before:
         round_.done(before[-1].name)
+    round_.budget = Budget(round_.project.cost, sum(each.seconds for each in records.values()))
+    round_.budget.check()
     book = _Book(round_, stage, fingerprint, record if record is not None and record.state != "done" else None)
     book.write("running", Outcome(0), None)
     with Meter() as meter:

@@ -22,6 +22,7 @@ from taolake import lake
 from taolake.config import Project
 from taolake.ids import content_hash, file_hash
 from taolake.lake import Lake
+from taolake.stages.budget import Budget
 from taolake.types import Policy
 
 _POLL_S = 0.5
@@ -46,6 +47,7 @@ class Record:
     seconds: float
     detail: dict[str, Any]
     started_at: datetime | None = None
+    tokens: int = 0
 
 
 class Round:
@@ -61,6 +63,7 @@ class Round:
         self.lake = lake_
         self.project = project
         self.number = number
+        self.budget = Budget(project.cost, 0.0)
 
     @cached_property
     def base(self) -> Policy:
@@ -89,7 +92,13 @@ class Round:
         rows = self.lake.read(lake.ROUNDS).where(f.col("round") == self.number).collect()
         return {
             r["stage"]: Record(
-                r["stage"], r["state"], r["fingerprint"], r["seconds"] or 0.0, json.loads(r["detail"]), r["started_at"]
+                r["stage"],
+                r["state"],
+                r["fingerprint"],
+                r["seconds"] or 0.0,
+                json.loads(r["detail"]),
+                r["started_at"],
+                r["tokens"] or 0,
             )
             for r in rows
         }
@@ -130,6 +139,7 @@ class Round:
         bars: dict[str, Progress] = {}
 
         def on_line(line: str) -> None:
+            self.budget.check()
             words = line.split()
             if len(words) == 4 and words[0] == "PROGRESS":
                 bar = bars.get(words[1])
