@@ -86,6 +86,7 @@ class Workspace:
     chunks: dict[str, int | None] = field(default_factory=dict)
     broken: set[int] = field(default_factory=set)  # versions whose container does not start
     mute: set[int] = field(default_factory=set)  # versions that answer nothing
+    rights: set[tuple[str, str]] | None = None  # right and what it is on; None: all
     faults: list[Fault] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
@@ -112,11 +113,21 @@ class Workspace:
                 found = re.fullmatch(pattern, call.path)
                 if found and method == call.method:
                     try:
+                        self.allow(call)
                         return 200, function(self, call, *found.groups()) or {}
                     except Problem as problem:
                         return problem.reply()
             self.unknown.append(f"{call.method} {call.path}")
             return missing(call.path).reply()
+
+    def allow(self, call: Call) -> None:
+        """Refuse a request whose rights are missing."""
+        for method, pattern, needs in NEEDS:
+            if self.rights is None or method != call.method or not re.fullmatch(pattern, call.path):
+                continue
+            for right, on in needs:
+                if (right, on) not in self.rights:
+                    raise Problem(403, "PERMISSION_DENIED", f"{call.method} {call.path} needs {right} on {on}")
 
     def fault(self, call: Call) -> Fault | None:
         with self._lock:
@@ -478,6 +489,22 @@ ROUTES: list[tuple[str, str, Callable[..., dict[str, Any] | None]]] = [
     ("PUT", f"{SERVING}/([^/]+)/ai-gateway", _gateway),
     ("PATCH", f"{SERVING}/([^/]+)/tags", _tags),
     ("POST", "/serving-endpoints/([^/]+)/served-models/([^/]+)/invocations", _ask),
+]
+
+
+# Rights that Databricks asks for, by request: databricks.com's manage-privileges and model-serving pages.
+_REACH = (("USE CATALOG", "catalog"), ("USE SCHEMA", "schema"))
+_SERVE = (*_REACH, ("EXECUTE", "model"), ("CREATE TABLE", "schema"))
+NEEDS: list[tuple[str, str, tuple[tuple[str, str], ...]]] = [
+    ("POST", f"{UC}/schemas", (("USE CATALOG", "catalog"), ("CREATE SCHEMA", "catalog"))),
+    ("POST", f"{UC}/volumes", (*_REACH, ("CREATE VOLUME", "schema"))),
+    ("POST", f"{UC}/models", (*_REACH, ("CREATE MODEL", "schema"))),
+    ("GET", f"{UC}/models/.+", (*_REACH, ("EXECUTE", "model"))),
+    ("PUT", f"{UC}/models/[^/]+/aliases/.+", (("owner", "model"),)),
+    ("DELETE", f"{UC}/models/[^/]+/aliases/.+", (("owner", "model"),)),
+    ("POST", SERVING, _SERVE),
+    ("PUT", f"{SERVING}/.+", (*_SERVE, ("CAN_MANAGE", "endpoint"))),
+    ("PATCH", f"{SERVING}/.+", (("CAN_MANAGE", "endpoint"),)),
 ]
 
 
