@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean lock
+.PHONY: help setup demo test lint validate deploy smoke bench clean lock
 PYTHON ?= python3
 BIN := .venv/bin
 # Test files at once: each has a Spark session and engines of its own, about 6 GiB.
@@ -32,6 +32,17 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# On Databricks, by its CLI: what .github/workflows and ci/azure-pipelines.yml run too.
+TARGET ?= dev
+validate: ## check the bundle as TARGET would deploy it (dev, staging or prod)
+	databricks bundle validate -t $(TARGET) --strict
+
+deploy: ## deploy the bundle to TARGET
+	databricks bundle deploy -t $(TARGET) --auto-approve
+
+smoke: ## run a small round on TARGET
+	databricks bundle run tao_smoke -t $(TARGET)
 
 bench: setup ## run every benchmark and write build/bench/*.json
 	@mkdir -p build/bench
