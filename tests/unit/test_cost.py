@@ -1,12 +1,17 @@
 """What a round will cost, in exact numbers; and that it stops when it has cost that."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from typer.testing import CliRunner
 
 from taolake import cli, cost
+from taolake.cli.cost import measured
 from taolake.config import Cost, Project
 from taolake.cost import Inputs, Speeds
 from taolake.stages.budget import Budget
+from taolake.stages.round import Record
 from tests.projects import fake_project
 
 SPEEDS = Speeds(generate=100.0, train=50.0, answer_tokens=20.0)
@@ -76,6 +81,18 @@ def test_speeds_are_never_guessed() -> None:
     assert "give --generate-speed, --train-speed and --answer-tokens" in said.output
     said = CliRunner().invoke(cli.app, ["plan", "conf/lakehouse.yml", "--prompts", "1000", "--target", "moon"])
     assert (said.exit_code, "wanted local or databricks" in said.output) == (2, True)
+
+
+def test_a_finished_round_knows_its_speeds(tmp_path: object) -> None:
+    rows = {
+        "generate": Record("generate", "done", "f", 9.0, {"tokens_per_s": 300.0, "candidates": 50}, tokens=2000),
+        "train": Record("train", "done", "f", 20.0, {}, tokens=5000),
+    }
+    opened: Any = SimpleNamespace(number=4, project=project(tmp_path), done=lambda stage, current: rows[stage])
+    assert measured(opened) == Speeds(150.0, 250.0, 40.0)
+    rows["generate"].detail["tokens_per_s"] = 0.0
+    with pytest.raises(ValueError, match="round 4 generated nothing of its own"):
+        measured(opened)
 
 
 def test_a_budget_counts_what_was_spent_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from taolake.cli.common import ConfigArgument, Opened, RoundOption, fail, load
 
 if TYPE_CHECKING:
     from taolake.cost import Speeds
+    from taolake.stages.round import Round
 
 
 def plan(
@@ -79,12 +80,23 @@ def _recorded(config: Path, number: int, known: "Speeds") -> "Speeds":
             "--answer-tokens, which `rounds` has of any finished round"
         )
     with Opened(project, number) as opened:
-        generate, train = opened.done("generate", current=False), opened.done("train", current=False)
+        found = measured(opened)
+    return Speeds(*(given or recorded for given, recorded in zip(known, found, strict=True)))
+
+
+def measured(opened: "Round") -> "Speeds":
+    """What a finished round recorded of itself.
+
+    Raises:
+        ValueError: its candidates were all there before it began, so it has no speed.
+    """
+    from taolake.cost import Speeds
+
+    generate, train = opened.done("generate", current=False), opened.done("train", current=False)
     if not generate.detail["tokens_per_s"]:
-        raise fail(f"round {number} generated nothing of its own; name a round that did")
-    found = Speeds(
-        generate.detail["tokens_per_s"] / project.engine.devices,
+        raise ValueError(f"round {opened.number} generated nothing of its own; name a round that did")
+    return Speeds(
+        generate.detail["tokens_per_s"] / opened.project.engine.devices,
         train.tokens / train.seconds,
         generate.tokens / generate.detail["candidates"],
     )
-    return Speeds(*(given or recorded for given, recorded in zip(known, found, strict=True)))
