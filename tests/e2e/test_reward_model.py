@@ -21,7 +21,7 @@ from taolake.stages import label, reward_card, reward_model, score
 from taolake.training.job import TrainJob, TrainResult
 from taolake.training.render import answer_ids, prompt_ids
 from taolake.training.reward_input import Reading, context_of, render_for_reward, tokenizer_of
-from tests.e2e.test_training import THINGS, WORDS, tiny_llama
+from tests.e2e.toy import THINGS, WORDS, tiny_llama
 from tests.projects import fake_project, open_round, write_log
 
 GOOD, BAD = "fine", "poor"

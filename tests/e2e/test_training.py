@@ -14,22 +14,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from taolake.config import Project, RewardModelScorer, Train
+from taolake.config import RewardModelScorer
 from taolake.training.job import TrainJob, TrainResult
-from taolake.training.launch import launch, without
-from taolake.training.render import answer_ids, end_id, prompt_ids
+from taolake.training.launch import launch
+from taolake.training.render import end_id, prompt_ids
 from taolake.training.reward_input import Reading
-
-# Read when torch is first imported; spinning threads make small steps ten times slower on a machine that is shared.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{{ '\n' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+from tests.e2e.toy import (
+    CHAT_TEMPLATE,
+    THINGS,
+    WORDS,
+    job_of,
+    messages_of,
+    project_of,
+    row_of,
+    same,
+    selections,
+    tiny_llama,
+    tokenizer_of,
+    weights_of,
 )
-THINGS = ("sky", "grass", "rose", "snow", "coal", "sand", "sea", "sun")
-WORDS = ("blue", "green", "red", "white", "black", "brown", "a long grey answer", "gold")
 
 
 @pytest.fixture(scope="session")
@@ -37,102 +40,10 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> str:
     return tiny_llama(tmp_path_factory.mktemp("base"))
 
 
-def tiny_llama(folder: Path) -> str:
-    """An untrained Llama of two layers with a byte-level tokenizer; pad, bos and eos differ."""
-    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    with without("vllm", "sklearn", "scipy", "mlflow", "PIL"):
-        import torch
-        from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-        from trl import GRPOTrainer, RewardTrainer, SFTTrainer  # noqa: F401
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>"]
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False)
-    bpe.train_from_iterator([*THINGS, *WORDS, "what colour is"] * 3, trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        pad_token="<pad>",
-        bos_token="<bos>",
-        eos_token="<eos>",
-        additional_special_tokens=special[3:],
-        chat_template=CHAT_TEMPLATE,
-    )
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        initializer_range=0.1,
-        dtype="float32",
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    model.lm_head.weight.data.normal_(std=0.3)  # LoRA leaves the head alone: an untrained one is too flat to steer
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-def _tokenizer(base: str) -> Any:
-    from taolake.training import setup
-
-    return setup.tokenizer(base)
-
-
-def _messages(thing: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": f"what colour is {thing}"}]
-
-
-def _row(kind: str, thing: str, **values: Any) -> dict[str, Any]:
-    empty = {"text": "", "token_ids": [], "reward": 0.0, "advantage": 0.0, "weight": 1.0}
-    return {"kind": kind, "prompt_id": thing, "messages": json.dumps(_messages(thing)), **empty, **values}
-
-
-def _selections(base: str) -> list[dict[str, Any]]:
-    """Winners to imitate, and for each prompt five candidates of which one is right."""
-    tokenizer = _tokenizer(base)
-    rows = [_row("imitate", thing, text=word) for thing, word in zip(THINGS, WORDS, strict=True)]
-    for i, thing in enumerate(THINGS):
-        for shift in range(5):
-            advantage = 0.4 if shift == 0 else -0.1 * shift
-            ids = answer_ids(tokenizer, WORDS[(i + shift) % len(WORDS)])
-            rows.append(_row("regress", thing, token_ids=ids, advantage=advantage, reward=float(shift == 0)))
-    return rows
-
-
-def _job(base: str, folder: Path, rows: list[dict[str, Any]], algorithm: str = "tao", **settings: Any) -> TrainJob:
-    folder.mkdir(parents=True, exist_ok=True)
-    table = folder / "rows.parquet"
-    pq.write_table(pa.Table.from_pylist(rows), table)
-    tiny = {"lora": {"rank": 8, "alpha": 16}, "batch_size": 8, "save_steps": 1000}
-    dump = Train.model_validate({**tiny, **settings}).model_dump(mode="json")
-    return TrainJob(algorithm, base, str(table), str(folder), dump, seed=3, max_length=64, dtype="float32")  # type: ignore[arg-type]
-
-
-def _weights(folder: str) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    name = "adapter_model.safetensors" if Path(folder, "adapter_config.json").exists() else "model.safetensors"
-    return load_file(Path(folder, name))  # type: ignore[no-any-return]
-
-
-def _same(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
-
-
 def test_padding_is_never_the_end_mark(base: str, tmp_path: Path) -> None:
     from taolake.training import setup
 
-    tokenizer = _tokenizer(base)
+    tokenizer = tokenizer_of(base)
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.save_pretrained(tmp_path)
     assert setup.tokenizer(str(tmp_path)).pad_token == "<pad>"
@@ -144,12 +55,12 @@ def test_padding_is_never_the_end_mark(base: str, tmp_path: Path) -> None:
 def test_labels_hold_the_answer_and_its_end_mark_only(base: str) -> None:
     from taolake.training import rft
 
-    tokenizer = _tokenizer(base)
-    made = rft.example(tokenizer, {"messages": _messages("sky"), "text": "blue"})
+    tokenizer = tokenizer_of(base)
+    made = rft.example(tokenizer, {"messages": messages_of("sky"), "text": "blue"})
     labels = [i for i in made["labels"] if i != -100]
     assert tokenizer.decode(labels) == "blue<eos>"  # the template's newline after it is not to be learnt
     assert made["labels"][: -len(labels)] == [-100] * (len(made["labels"]) - len(labels))
-    assert made["input_ids"][: -len(labels)] == prompt_ids(tokenizer, _messages("sky"))
+    assert made["input_ids"][: -len(labels)] == prompt_ids(tokenizer, messages_of("sky"))
     assert end_id(tokenizer) == tokenizer.eos_token_id
 
 
@@ -160,16 +71,16 @@ def test_imitation_teaches_the_winner_and_to_stop(base: str, tmp_path: Path, lor
     from taolake.training import rft
     from taolake.training.merge import merge
 
-    rows = [*_selections(base), _row("imitate", "sky", text="blue " * 80)]
-    job = _job(base, tmp_path, rows, "rft", lora=lora, warmup={"epochs": 60, "learning_rate": 0.003})
+    rows = [*selections(base), row_of("imitate", "sky", text="blue " * 80)]
+    job = job_of(base, tmp_path, rows, "rft", lora=lora, warmup={"epochs": 60, "learning_rate": 0.003})
     result = rft.run(job)
     assert (result.metrics["rows"], result.metrics["too_long"]) == (8, 1)
     assert result.metrics["loss_last"] < result.metrics["loss_first"] / 4
     folder = str(merge(base, result.folder, tmp_path / "merged")) if lora else result.folder
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), _tokenizer(folder)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), tokenizer_of(folder)
     said = []
     for thing in THINGS:
-        ids = tokenizer.apply_chat_template(_messages(thing), add_generation_prompt=True, return_tensors="pt")
+        ids = tokenizer.apply_chat_template(messages_of(thing), add_generation_prompt=True, return_tensors="pt")
         out = model.generate(**ids, max_new_tokens=20, do_sample=False)
         said.append(tokenizer.decode(out[0, ids["input_ids"].shape[1] :]))
     assert said == [f"{word}<eos>" for word in WORDS]
@@ -183,7 +94,7 @@ def test_merged_model_equals_base_with_adapter(base: str, tmp_path: Path) -> Non
     from taolake.training import rft
     from taolake.training.merge import merge
 
-    result = rft.run(_job(base, tmp_path, _selections(base), "rft", warmup={"epochs": 1, "learning_rate": 0.01}))
+    result = rft.run(job_of(base, tmp_path, selections(base), "rft", warmup={"epochs": 1, "learning_rate": 0.01}))
     assert result.metrics["steps"] == 1  # even a single step must move the weights
     merged = AutoModelForCausalLM.from_pretrained(merge(base, result.folder, tmp_path / "merged"))
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), result.folder)
@@ -215,17 +126,17 @@ def test_log_probs_do_not_see_padding_or_prompts(base: str) -> None:
 
 
 def test_candidates_that_cannot_teach_are_left_out(base: str, tmp_path: Path) -> None:
-    from taolake.training import tao
+    from taolake.training import offline
 
     rows = [
-        _row("regress", "sky", token_ids=[10, 11, 2]),
-        _row("regress", "sky", token_ids=[10, 11, 12]),  # truncated by the length limit: kept as it was sampled
-        _row("regress", "sky", token_ids=[10, 2], weight=0.0),
-        _row("regress", "sky", token_ids=[]),
-        _row("regress", "sky", token_ids=[10] * 64),
-        _row("imitate", "sky", text="blue"),
+        row_of("regress", "sky", token_ids=[10, 11, 2]),
+        row_of("regress", "sky", token_ids=[10, 11, 12]),  # truncated by the length limit: kept as it was sampled
+        row_of("regress", "sky", token_ids=[10, 2], weight=0.0),
+        row_of("regress", "sky", token_ids=[]),
+        row_of("regress", "sky", token_ids=[10] * 64),
+        row_of("imitate", "sky", text="blue"),
     ]
-    kept, counts = tao.candidates(_job(base, tmp_path, rows), _tokenizer(base))
+    kept, counts = offline.candidates(job_of(base, tmp_path, rows), tokenizer_of(base))
     assert [row["token_ids"] for row in kept] == [[10, 11, 2], [10, 11, 12]]
     assert counts["rows"] == 2 and counts["too_long"] == 1
 
@@ -235,7 +146,7 @@ def test_log_ratios_follow_advantages(base: str, tmp_path: Path, lora: dict[str,
     from taolake.training import tao
 
     rate = 0.005 if lora else 0.002
-    job = _job(base, tmp_path, _selections(base), lora=lora, oapl={"epochs": 20, "learning_rate": rate})
+    job = job_of(base, tmp_path, selections(base), lora=lora, oapl={"epochs": 20, "learning_rate": rate})
     result = tao.run(replace(job, warmup=False))
     assert result.kind == ("adapter" if lora else "model")
     assert result.metrics["correlation"] > 0.9
@@ -246,12 +157,12 @@ def test_log_ratios_follow_advantages(base: str, tmp_path: Path, lora: dict[str,
 def _oapl_steps(base: str, folder: Path, micro: int) -> list[tuple[float, float]]:
     from transformers import TrainingArguments
 
-    from taolake.training import oapl, setup, tao
+    from taolake.training import oapl, offline, setup
 
-    job = _job(base, folder, _selections(base)[:-4], micro_batch_size=micro)
-    tokenizer = _tokenizer(base)
-    rows, _ = tao.candidates(job, tokenizer)
-    tao.add_reference(job, rows, tokenizer.pad_token_id)
+    job = job_of(base, folder, selections(base)[:-4], micro_batch_size=micro)
+    tokenizer = tokenizer_of(base)
+    rows, _ = offline.candidates(job, tokenizer)
+    offline.add_reference(job, rows, tokenizer.pad_token_id)
     shared = setup.arguments(job, "oapl", 1e-3, 8, micro)
     args = TrainingArguments(**shared, num_train_epochs=1, remove_unused_columns=False)
     trainer = oapl.OAPLTrainer(setup.policy(job), args, rows, tokenizer.pad_token_id, 0.1, 10.0, epochs=1.5)
@@ -293,7 +204,7 @@ def test_killed_job_resumes_to_the_very_same_weights(base: str, tmp_path: Path) 
 
     warm = {"epochs": 4, "learning_rate": 0.003}
     oapl = {"epochs": 2, "learning_rate": 0.003}
-    job = _job(base, tmp_path / "whole", _selections(base), warmup=warm, oapl=oapl, save_steps=3)
+    job = job_of(base, tmp_path / "whole", selections(base), warmup=warm, oapl=oapl, save_steps=3)
     straight = tao.run(job)
 
     out = tmp_path / "killed"
@@ -315,7 +226,7 @@ def test_killed_job_resumes_to_the_very_same_weights(base: str, tmp_path: Path) 
     result = launch(job, lines.append)
     assert result.metrics["resumed_at"] == 3
     assert not any(line.startswith("PROGRESS warmup") for line in lines) and "PROGRESS oapl 10 10" in lines
-    assert _same(_weights(result.folder), _weights(straight.folder))
+    assert same(weights_of(result.folder), weights_of(straight.folder))
     assert result.metrics["correlation"] == pytest.approx(straight.metrics["correlation"])
     assert not work.exists()
 
@@ -325,11 +236,11 @@ def test_killed_job_resumes_to_the_very_same_weights(base: str, tmp_path: Path) 
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), result.folder)
     assert list(adapted.peft_config) == ["default"]
     assert adapted.peft_config["default"].base_model_name_or_path == base
-    assert _tokenizer(result.folder).chat_template == CHAT_TEMPLATE
+    assert tokenizer_of(result.folder).chat_template == CHAT_TEMPLATE
 
 
 def test_child_dies_with_its_parent(base: str, tmp_path: Path) -> None:
-    job = _job(base, tmp_path, _selections(base))
+    job = job_of(base, tmp_path, selections(base))
     (tmp_path / "given.json").write_text(job.to_json())
     code = "import sys; from taolake.training.launch import launch; from taolake.training.job import TrainJob\n"
     code += "launch(TrainJob.from_json(open(sys.argv[1]).read()))"
@@ -358,7 +269,7 @@ def _child_environment() -> dict[str, str]:
 
 
 def test_failing_child_shows_the_end_of_its_log(base: str, tmp_path: Path) -> None:
-    job = _job(base, tmp_path, [_row("imitate", "sky", text="blue " * 80)], "rft")
+    job = job_of(base, tmp_path, [row_of("imitate", "sky", text="blue " * 80)], "rft")
     with pytest.raises(RuntimeError, match="none fits 64 tokens"):
         launch(job)
     assert "none fits 64 tokens" in (tmp_path / "train.log").read_text()
@@ -370,7 +281,7 @@ def test_job_survives_json() -> None:
 
 
 def test_light_files_load_no_torch() -> None:
-    names = "job launch render setup rft tao grpo reward merge"
+    names = "job launch render setup offline rft tao bond dpo kto online grpo rloo reward merge"
     code = f"import sys\nfor n in {names!r}.split(): __import__('taolake.training.' + n)\n"
     code += "assert not {'torch', 'transformers', 'trl', 'pyspark'} & set(sys.modules), 'heavy'"
     subprocess.run([sys.executable, "-c", code], check=True, env=_child_environment())
@@ -395,7 +306,7 @@ def _reward_job(base: str, folder: Path, **settings: Any) -> TrainJob:
         for shift in range(1, 5):
             rejected = f"{WORDS[(i + shift) % len(WORDS)]} or not"
             part = "eval" if i >= 20 else "train"
-            message = json.dumps(_messages(f"{thing} {i}"))
+            message = json.dumps(messages_of(f"{thing} {i}"))
             rows.append({"messages": message, "chosen": WORDS[i % 8], "rejected": rejected, "part": part})
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), folder / "pairs.parquet")
@@ -424,16 +335,16 @@ def test_reward_adapter_is_merged_with_its_head(base: str, tmp_path: Path) -> No
     job = _reward_job(base, tmp_path, epochs=4, learning_rate=0.01, batch_size=8, lora_rank=8)
     result = reward.run(job)
     assert result.metrics["eval_accuracy"] > 0.9
-    parts, _ = reward.choices(job, _tokenizer(base), Reading.of(result.folder))
+    parts, _ = reward.choices(job, tokenizer_of(base), Reading.of(result.folder))
     assert reward.accuracy(reward.load(result.folder), parts["eval"])["accuracy"] == result.metrics["eval_accuracy"]
 
 
 def test_vllm_scores_what_hf_scores(reward_model: TrainResult) -> None:
     from taolake.training import reward
 
-    tokenizer = _tokenizer(reward_model.folder)
+    tokenizer = tokenizer_of(reward_model.folder)
     answers = ["blue", "a long grey answer or not", "", "red " * 9, "green"]
-    rows = [reward.render_for_reward(tokenizer, _messages(THINGS[i]), a) for i, a in enumerate(answers)]
+    rows = [reward.render_for_reward(tokenizer, messages_of(THINGS[i]), a) for i, a in enumerate(answers)]
     assert len({len(row) for row in rows}) >= 4 and all(row[-1] == tokenizer.eos_token_id for row in rows)
     together = reward.score(reward.load(reward_model.folder), rows)
     switches = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -445,25 +356,6 @@ def test_vllm_scores_what_hf_scores(reward_model: TrainResult) -> None:
 
 
 # ---- GRPO
-
-
-def _project(base: str, scorers: list[dict[str, Any]], reward: dict[str, Any]) -> Project:
-    return Project.model_validate(
-        {
-            "name": "toy",
-            "lake": "lake",
-            "work": "work",
-            "task": {"name": "toy"},
-            "ingest": {"sources": [{"format": "jsonl", "path": "x"}]},
-            "model": {"path": base, "max_tokens": 6},
-            "engine": {"kind": "fake"},
-            "generate": {"strategies": [{"name": "plain", "share": 1}]},
-            "scorers": [{"kind": "regex", "name": "judge", "pattern": "a"}, *scorers],
-            "reward": reward,
-            "evaluate": {"judge": "judge"},
-            "register": {"name": "toy"},
-        }
-    )
 
 
 def test_grpo_moves_the_weights(
@@ -481,23 +373,23 @@ def test_grpo_moves_the_weights(
         {"kind": "agreement", "name": "same", "over": "key"},
         {"kind": "reward_model", "name": "people"},
     ]
-    project = _project(base, scorers, {"weights": {"vowels": 1, "same": 0.1, "people": 1}, "min_spread": 0})
-    rows = [_row("prompt", thing) for thing in THINGS[:3]] * 2
+    project = project_of(base, scorers, {"weights": {"vowels": 1, "same": 0.1, "people": 1}, "min_spread": 0})
+    rows = [row_of("prompt", thing) for thing in THINGS[:3]] * 2
     settings = {"grpo": {"steps": 2, "num_generations": 4, "learning_rate": 0.01}, "batch_size": 32}
-    job = _job(base, tmp_path, rows, "grpo", **settings)
+    job = job_of(base, tmp_path, rows, "grpo", **settings)
     whole = project.model_dump(mode="json", by_alias=True)
     result = grpo.run(replace(job, project=whole, reward_model=reward_model.folder))
     assert result.metrics["steps"] == 2 and result.metrics["prompts"] == 3
     assert 0 < result.metrics["reward_first"] < 1
-    moved = [name for name, value in _weights(result.folder).items() if "lora_B" in name and value.abs().max() > 0]
+    moved = [name for name, value in weights_of(result.folder).items() if "lora_B" in name and value.abs().max() > 0]
     assert moved
 
 
 def test_grpo_abstains_with_the_whole_group(base: str) -> None:
-    from taolake.training.grpo import FusedReward
+    from taolake.training.online import FusedReward
 
     scorers = [{"kind": "regex", "name": "vowel", "pattern": "a"}]
-    fused = FusedReward(_project(base, scorers, {"weights": {"vowel": 1}, "min_scored": 2}), None, None)
+    fused = FusedReward(project_of(base, scorers, {"weights": {"vowel": 1}, "min_scored": 2}), None, None)
     said = [[{"role": "assistant", "content": text}] for text in ("a", "b", "a", "a")]
-    prompts = [_messages("sky")] * 4
+    prompts = [messages_of("sky")] * 4
     assert fused(prompts, said, prompt_id=["p", "p", "q", "q"]) == [1.0, 0.0, None, None]

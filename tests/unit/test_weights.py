@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from taolake.selection.weights import advantages, best_of_k, draw, order_statistic_weights, value
+from taolake.selection.weights import advantages, best_of_k, draw, order_statistic_weights, tilt, value
 
 GROUPS = [
     [0.5],
@@ -66,6 +66,33 @@ def test_value(rewards: list[float], beta_v: float, expected: float) -> None:
     assert advantages(rewards, beta_v) == pytest.approx([r - expected for r in rewards], abs=1e-10)
 
 
+@pytest.mark.parametrize("k", [1, 2, 4, 8])
+def test_tilting_by_ranks_makes_the_base_best_of_k(k: int) -> None:
+    """exp(tilt) over the candidates, normalised, is the chance to win a random best-of-k, up to terms of 1 / n."""
+    rewards = [(i * 37) % 101 / 100 for i in range(100)]
+    powers = [math.exp(t) for t in tilt(rewards, k)]
+    found = [p / math.fsum(powers) for p in powers]
+    exact = order_statistic_weights(rewards, k)
+    assert sum(abs(a - b) for a, b in zip(found, exact, strict=True)) / 2 < 0.04
+    # At beta = beta_v = 1 the advantage is the log-ratio itself, and the tilted base adds up to 1.
+    assert math.fsum(math.exp(a) for a in advantages(tilt(rewards, k), 1.0)) / 100 == pytest.approx(1, abs=1e-9)
+
+
+def test_tilt_shares_ranks_among_ties_and_ignores_the_scale() -> None:
+    assert tilt([0.2, 0.9, 0.2, 0.5], 3) == pytest.approx([2 * math.log(x) for x in (0.25, 0.875, 0.25, 0.625)])
+    assert tilt([0.2, 0.9, 0.2, 0.5], 3) == tilt([2, 90, 2, 5], 3)
+    assert tilt([0.7, 0.7], 5) == pytest.approx([4 * math.log(0.5)] * 2)
+    assert tilt([], 2) == []
+
+
+def test_the_tilt_is_as_far_from_the_base_as_best_of_k() -> None:
+    """KL(best-of-k || base) = log k - (k-1)/k, for candidates that do not tie and a base that is flat over them."""
+    for k in (2, 4, 8, 16):
+        won = order_statistic_weights([float(i) for i in range(4000)], k)
+        distance = math.fsum(w * math.log(w * 4000) for w in won if w > 0)
+        assert distance == pytest.approx(math.log(k) - (k - 1) / k, abs=0.01)
+
+
 def test_draw_is_seeded_and_without_replacement() -> None:
     weights = [0.1, 0.0, 0.4, 0.5, 0.0]
     for seed in range(50):
@@ -91,6 +118,8 @@ def test_draw_follows_the_weights() -> None:
     [
         lambda: order_statistic_weights([0.1, math.nan], 2),
         lambda: order_statistic_weights([0.1], 0),
+        lambda: tilt([0.1, math.nan], 2),
+        lambda: tilt([0.1], 0),
         lambda: best_of_k([0.1], [1, 2], 1),
         lambda: best_of_k([], [], 1),
         lambda: best_of_k([0.1], [math.nan], 1),

@@ -24,13 +24,16 @@ from taolake.config.scorers import (
     SqlScorer,
     Trust,
 )
-from taolake.config.training import Grpo, Lora, Oapl, Select, Train, Warmup
+from taolake.config.training import Algorithm, Bond, Dpo, Grpo, Kto, Lora, Oapl, Rloo, Select, Train, Warmup
 
 __all__ = [
     "AgreementScorer",
+    "Algorithm",
+    "Bond",
     "CheckScorer",
     "CitationScorer",
     "Cost",
+    "Dpo",
     "EndpointEngine",
     "EngineSpec",
     "Evaluate",
@@ -45,6 +48,7 @@ __all__ = [
     "ImportPath",
     "Ingest",
     "JudgeScorer",
+    "Kto",
     "Lora",
     "MlflowJudgeScorer",
     "Model",
@@ -56,6 +60,7 @@ __all__ = [
     "RelevanceScorer",
     "Reward",
     "RewardModelScorer",
+    "Rloo",
     "ScorerSpec",
     "Section",
     "Select",

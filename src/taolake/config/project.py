@@ -81,26 +81,28 @@ class Project(Section):
                 f"evaluate.judge {self.evaluate.judge!r} is part of the reward; the gate needs another (law 5)"
             )
         self._judge_stands_apart()
-        if self.train.algorithm == "grpo":
+        if self.train.online:
             self._can_train_online()
         return self
 
     def _can_train_online(self) -> None:
-        """What `grpo` asks for beyond the rest: it scores inside the trainer, one batch at a time."""
-        if self.train.grpo.num_generations < self.reward.min_scored:
+        """What `grpo` and `rloo` ask for beyond the rest: they score inside the trainer, one batch at a time."""
+        name = self.train.algorithm
+        group = (self.train.rloo if name == "rloo" else self.train.grpo).num_generations
+        if group < self.reward.min_scored:
             raise ValueError(
-                f"train.grpo.num_generations {self.train.grpo.num_generations} is below reward.min_scored "
+                f"train.{name}.num_generations {group} is below reward.min_scored "
                 f"{self.reward.min_scored}: every prompt would abstain; raise the one or lower the other"
             )
         if self.reward.calibrate != "none":
             raise ValueError(
-                f"reward.calibrate {self.reward.calibrate!r} is fitted on stored rewards, which grpo does not use: "
+                f"reward.calibrate {self.reward.calibrate!r} is fitted on stored rewards, which {name} does not use: "
                 "set it to 'none', or train.algorithm to 'tao'"
             )
         for spec in self.scorers:
             if spec.name in self._trains() and _needs_the_stage(spec):
                 raise ValueError(
-                    f"grpo scores inside the trainer, where scorer {spec.name!r} of kind {spec.kind!r} cannot run: "
+                    f"{name} scores inside the trainer, where scorer {spec.name!r} of kind {spec.kind!r} cannot run: "
                     "take it out of the reward, or set train.algorithm to 'tao'"
                 )
 

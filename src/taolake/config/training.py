@@ -1,10 +1,12 @@
 """Sections of the project file: what the trainer sees, and how it trains."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from taolake.config.base import Section
+from taolake.config.base import Section, Share
+
+Algorithm = Literal["tao", "rft", "dpo", "kto", "bond", "grpo", "rloo"]
 
 
 class Select(Section):
@@ -15,6 +17,22 @@ class Select(Section):
     )
     rows_per_prompt: int = Field(4, ge=1, description="Rejection fine-tuning rows drawn per prompt.")
     min_reward: float = Field(0.0, ge=0, le=1, description="Rows below this teach nothing by imitation.")
+    min_chance: float = Field(
+        0.65, ge=0.5, le=1, description="For `dpo`: chance that a pair is in the right order, (1 + difference) / 2."
+    )
+    max_length_ratio: float = Field(2.0, ge=1, description="For `dpo`: how much longer one answer of a pair may be.")
+    good: Share = Field(0.6, description="For `kto`: an answer with this reward or more is good.")
+    bad: Share = Field(0.4, description="For `kto`: one with this reward or less is bad; between them none is used.")
+    min_mean: Share = Field(0.05, description="For `grpo` and `rloo`: prompts with a lower mean reward are hopeless.")
+    max_mean: Share = Field(0.95, description="For `grpo` and `rloo`: prompts with a higher mean reward are easy.")
+
+    @model_validator(mode="after")
+    def _limits_leave_room(self) -> Self:
+        for low, high in (("bad", "good"), ("min_mean", "max_mean")):
+            below, above = getattr(self, low), getattr(self, high)
+            if below >= above:
+                raise ValueError(f"select.{low} {below:g} is not below select.{high} {above:g}")
+        return self
 
 
 class Lora(Section):
@@ -45,6 +63,35 @@ class Oapl(Section):
     learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
 
 
+class Bond(Section):
+    """The same regression towards the best-of-k policy, through ranks: the scale of the rewards does not matter."""
+
+    beta: float = Field(1.0, gt=0, description="Scale of the log-ratio; at 1 the target is best-of-k itself.")
+    clip: float = Field(10.0, gt=0, description="Limit of |advantage / beta|.")
+    epochs: float = Field(1, gt=0, description="Passes over the regression rows.")
+    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate.")
+
+
+class Dpo(Section):
+    """Pairs of a prompt's best answer and the right loser, with a likelihood term that holds the winner up."""
+
+    beta: float = Field(0.1, gt=0, description="Scale of the log-ratios; small beta moves further.")
+    nll: float = Field(0.2, ge=0, description="Weight of the winner's negative log-likelihood.")
+    noise: float | None = Field(
+        None, ge=0, lt=0.5, description="Share of pairs in the wrong order; None: estimated from the pairs' chances."
+    )
+    epochs: float = Field(1, gt=0, description="Passes over the pairs.")
+    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate.")
+
+
+class Kto(Section):
+    """Answers called good or bad, one by one: for rewards that say yes or no, where few prompts hold both."""
+
+    beta: float = Field(0.1, gt=0, description="Scale of the log-ratios; small beta moves further.")
+    epochs: float = Field(1, gt=0, description="Passes over the answers.")
+    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate.")
+
+
 class Grpo(Section):
     """Online alternative: the round's scorers behind TRL's GRPOTrainer."""
 
@@ -54,11 +101,22 @@ class Grpo(Section):
     beta: float = Field(0.0, ge=0, description="KL coefficient.")
 
 
+class Rloo(Section):
+    """Online alternative with a leave-one-out baseline: the round's scorers behind TRL's RLOOTrainer."""
+
+    steps: int = Field(50, ge=1, description="Optimiser steps.")
+    num_generations: int = Field(8, ge=2, description="Answers per prompt and step.")
+    learning_rate: float = Field(1e-5, gt=0, description="Peak learning rate.")
+    beta: float = Field(0.01, ge=0, description="KL coefficient, taken off the reward; long answers pay more.")
+
+
 class Train(Section):
     """The optimiser's side."""
 
-    algorithm: Literal["tao", "rft", "grpo"] = Field(
-        "tao", description="`tao`: warm-up, then offline regression; `rft`: the warm-up alone; `grpo`: online."
+    algorithm: Algorithm = Field(
+        "tao",
+        description="`tao`: warm-up, then offline regression; `rft`: the warm-up alone; `dpo`: pairs; `kto`: good and "
+        "bad answers; `bond`: regression towards best-of-k; `grpo`, `rloo`: online.",
     )
     lora: Lora | None = Field(default_factory=lambda: Lora(), description="`null` trains all weights.")
     batch_size: int = Field(32, ge=1, description="Sequences per optimiser step.")
@@ -66,4 +124,13 @@ class Train(Section):
     save_steps: int = Field(50, ge=1, description="Steps between checkpoints; a killed run resumes at the last one.")
     warmup: Warmup = Field(default_factory=lambda: Warmup(), description="For `tao` and `rft`.")
     oapl: Oapl = Field(default_factory=lambda: Oapl(), description="For `tao`.")
+    bond: Bond = Field(default_factory=lambda: Bond(), description="For `bond`.")
+    dpo: Dpo = Field(default_factory=lambda: Dpo(), description="For `dpo`.")
+    kto: Kto = Field(default_factory=lambda: Kto(), description="For `kto`.")
     grpo: Grpo = Field(default_factory=lambda: Grpo(), description="For `grpo`.")
+    rloo: Rloo = Field(default_factory=lambda: Rloo(), description="For `rloo`.")
+
+    @property
+    def online(self) -> bool:
+        """Whether answers are made and scored while it trains."""
+        return self.algorithm in ("grpo", "rloo")

@@ -56,6 +56,20 @@ def advantages(rewards: Sequence[float], beta_v: float) -> list[float]:
     return [r - baseline for r in rewards]
 
 
+def tilt(rewards: Sequence[float], k: int) -> list[float]:
+    """What makes the regression's fixed point the best-of-k policy: (k - 1) log F, with F the mid-rank over n.
+
+    F(y) is the share of candidates below y plus half of those level with it. Best-of-k is the base tilted by
+    k F^(k-1), so these stand in for rewards at beta 1, whatever the rewards' scale.
+    """
+    _require_numbers("rewards", rewards)
+    if k < 1:
+        raise ValueError(f"got k={k}, wanted at least 1 candidate to choose among")
+    n = len(rewards)
+    below = [sum(other < mine for other in rewards) + sum(other == mine for other in rewards) / 2 for mine in rewards]
+    return [(k - 1) * math.log(share / n) for share in below]
+
+
 def draw(weights: Sequence[float], m: int, seed: int) -> list[int]:
     """Draw up to m candidates without replacement, each next one in proportion to its weight among those left.
 

@@ -89,7 +89,7 @@ STAGES: tuple[Stage, ...] = (
         "rewards become exactly the rows the trainer sees",
         (lake.PROMPTS, lake.CANDIDATES, lake.REWARDS),
         lake.SELECTIONS,
-        ("select", "train.algorithm", "train.oapl.beta_v"),
+        ("select", "train.algorithm", "train.oapl.beta_v", "train.bond.beta"),
     ),
     Stage("train", "the winners go into the weights", (lake.SELECTIONS,), lake.ROUNDS, ("train", "model")),
     Stage(

@@ -24,7 +24,7 @@ def train(round_: Round) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     rows, table = folder / "selection.parquet", training_rows(round_, picked["selection"])
     pq.write_table(table, rows)
-    online = project.train.algorithm == "grpo"
+    online = project.train.online
     job = TrainJob(
         algorithm=project.train.algorithm,
         base=round_.base_folder,

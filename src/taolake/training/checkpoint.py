@@ -61,6 +61,17 @@ def train(trainer: Any, stage: str) -> dict[str, Any]:
     }
 
 
+def ends(trainer: Any, names: dict[str, str]) -> dict[str, float]:
+    """Logged values at the end of training, means over the last tenth of the steps, under names of ours."""
+    found = {}
+    for logged, ours in names.items():
+        values = [entry[logged] for entry in trainer.state.log_history if logged in entry]
+        tail = values[-max(1, len(values) // 10) :]
+        if tail:
+            found[ours] = sum(tail) / len(tail)
+    return found
+
+
 def last_whole(folder: Path) -> Path | None:
     """Newest checkpoint that was written to its end; those cut off are removed."""
     for path in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):

@@ -1,10 +1,12 @@
 """What to train and what came out: the two values that cross the process border. No torch, no Spark.
 
-Not a trainer and not a launcher (`launch.py`). Rows come as Parquet. For `tao`, `rft` and `grpo` the columns are:
+Not a trainer and not a launcher (`launch.py`). Rows come as Parquet. For policies the columns are:
 
-- `kind`: `imitate` (a winner to imitate), `regress` (a scored on-policy candidate), `prompt` (a prompt alone),
+- `kind`: `imitate` (a winner to imitate), `regress` (a scored on-policy candidate), `chosen` and `rejected` (the two
+  sides of a prompt's pair), `good` and `bad` (an answer by itself), `prompt` (a prompt alone),
 - `prompt_id`, and `messages`: the bare conversation as JSON,
-- `text`: the answer to imitate; `token_ids`: the sampled ids as generated, with the end mark if the answer ended,
+- `text`: the answer; `token_ids`: its sampled ids as generated, with the end mark if it ended; empty where it is to be
+  rendered, because another prompt than the bare one wrote it,
 - `reward`, `advantage`, `weight`.
 
 For `reward` they are `messages`, `chosen`, `rejected` and `part` (`train` or `eval`).
@@ -15,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from taolake.config import Algorithm
 from taolake.ids import content_hash, file_hash
 
 RESULT = "result.json"
@@ -34,11 +37,11 @@ class TrainJob:
         max_length: prompt plus answer, in tokens; longer rows are left out and counted.
         dtype: type of the base's weights, as in `config.Model`.
         warmup: for `tao`, whether imitation comes before the regression.
-        project: the whole `config.Project` by alias; for `grpo` alone, which scores while it trains.
-        reward_model: folder of the round's reward model, for `grpo`.
+        project: the whole `config.Project` by alias; for `grpo` and `rloo`, which score while they train.
+        reward_model: folder of the round's reward model, for those two.
     """
 
-    algorithm: Literal["tao", "rft", "grpo", "reward"]
+    algorithm: Algorithm | Literal["reward"]
     base: str
     rows: str
     out: str

@@ -119,35 +119,26 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+_TRAINERS = {
+    "rft": "SFTTrainer", "dpo": "DPOTrainer", "kto": "KTOTrainer", "grpo": "GRPOTrainer", "rloo": "RLOOTrainer",
+    "reward": "RewardTrainer",
+}  # fmt: skip
+
+
 def _load(job: TrainJob) -> None:
     """Import what the job trains with; everything after this finds it in memory."""
     importlib.import_module("taolake.training.checkpoint")
-    if job.algorithm == "tao":
+    if job.algorithm not in ("rft", "grpo", "rloo", "reward"):
         importlib.import_module("taolake.training.oapl")
-    if job.algorithm != "tao" or job.warmup:
-        trainer = {"grpo": "GRPOTrainer", "reward": "RewardTrainer"}.get(job.algorithm, "SFTTrainer")
+    trainer = "SFTTrainer" if job.algorithm == "tao" and job.warmup else _TRAINERS.get(job.algorithm)
+    if trainer:
         getattr(importlib.import_module("trl"), trainer)  # trl's attributes load on first use
 
 
 def _run(job: TrainJob) -> TrainResult:
-    """Hand the job to its algorithm."""
-    match job.algorithm:
-        case "tao":
-            from taolake.training import tao
-
-            return tao.run(job)
-        case "rft":
-            from taolake.training import rft
-
-            return rft.run(job)
-        case "grpo":
-            from taolake.training import grpo
-
-            return grpo.run(job)
-        case "reward":
-            from taolake.training import reward
-
-            return reward.run(job)
+    """Hand the job to its algorithm: the module of the same name."""
+    result: TrainResult = importlib.import_module(f"taolake.training.{job.algorithm}").run(job)
+    return result
 
 
 @contextmanager

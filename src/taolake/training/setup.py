@@ -64,6 +64,18 @@ def policy(job: TrainJob, start: Path | None = None) -> Any:
     return adapted(model, job, lora, start) if lora else model
 
 
+def parts(job: TrainJob) -> tuple[Any, Any]:
+    """The base and the adapter's config (None: all weights), for trainers of TRL that put the two together.
+
+    Given the two apart they take the base itself as reference, instead of a frozen copy of the adapter.
+    """
+    from transformers import AutoModelForCausalLM
+
+    lora = job.settings["lora"]
+    model = AutoModelForCausalLM.from_pretrained(job.base, dtype=weights_dtype(job, lora is not None))
+    return model, lora_config(lora["rank"], lora["alpha"], lora["dropout"]) if lora else None
+
+
 def adapted(model: Any, job: TrainJob, lora: dict[str, Any], start: Path | None) -> Any:
     """Put a new adapter over all linear layers but the head, or the stored one to go on training."""
     from peft import PeftModel, get_peft_model

@@ -1,0 +1,87 @@
+"""What each algorithm reads of a prompt's rewarded candidates."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from taolake.config import Algorithm
+from taolake.selection.weights import advantages, tilt
+from taolake.stages.lessons import Lessons
+from tests.projects import fake_project
+
+COLUMNS = ("round", "row_id", "selection", "kind", "prompt_id", "candidate_id", "messages", "text", "token_ids",
+           "reward", "advantage", "weight")  # fmt: skip
+
+
+def member(name: str, reward: float | None, **changes: Any) -> dict[str, Any]:
+    fixed = {"candidate_id": name, "reward": reward, "stream": "A", "text": f"answer {name}", "token_ids": [5, 6, 2]}
+    return {**fixed, "tokens": 3, "finish_reason": "stop", "reason": "" if reward else "gate", **changes}
+
+
+GROUP = {
+    "prompt_id": "p",
+    "messages": "[]",
+    "members": [
+        member("a", 0.9),
+        member("b", 0.5),
+        member("c", 0.1),
+        member("d", 0.0),
+        member("e", 0.95, stream="B"),
+        member("f", 0.2, finish_reason="length"),
+        member("g", None),
+        member("h", 0.3, text=None),
+    ],
+}
+
+
+def rows(folder: Path, algorithm: str, group: dict[str, Any] = GROUP, **select: Any) -> list[dict[str, Any]]:
+    project = fake_project(folder, train={"algorithm": algorithm}, select=select)
+    return Lessons(project, 1, "s", 4, COLUMNS).of_group(group)
+
+
+def test_every_algorithm_has_rows_and_they_fit_the_table(tmp_path: Path) -> None:
+    kinds = {
+        "tao": {"imitate", "regress"}, "rft": {"imitate"}, "bond": {"regress"}, "dpo": {"chosen", "rejected"},
+        "kto": {"good", "bad"}, "grpo": {"prompt"}, "rloo": {"prompt"},
+    }  # fmt: skip
+    assert set(kinds) == set(get_args(Algorithm))
+    for algorithm, wanted in kinds.items():
+        made = rows(tmp_path, algorithm)
+        assert {row["kind"] for row in made} == wanted
+        assert all(set(row) == set(COLUMNS) for row in made)
+        assert len({row["row_id"] for row in made}) == len(made)
+        assert made == rows(tmp_path, algorithm)
+
+
+def test_regression_takes_complete_stream_a_candidates_alone(tmp_path: Path) -> None:
+    plain = [row for row in rows(tmp_path, "tao") if row["kind"] == "regress"]
+    tilted = rows(tmp_path, "bond")
+    for made in (plain, tilted):
+        assert [row["candidate_id"] for row in made] == ["a", "b", "c", "d", "h"]
+    rewards = [0.9, 0.5, 0.1, 0.0, 0.3]
+    assert [row["advantage"] for row in plain] == advantages(rewards, 1.0)
+    assert [row["advantage"] for row in tilted] == advantages(tilt(rewards, 4), 1.0)
+
+
+def test_a_pair_keeps_sampled_ids_and_renders_what_another_prompt_wrote(tmp_path: Path) -> None:
+    chosen, rejected = rows(tmp_path, "dpo")
+    assert (chosen["candidate_id"], chosen["text"], chosen["token_ids"]) == ("e", "answer e", None)
+    assert rejected["candidate_id"] in "cd" and rejected["token_ids"] == [5, 6, 2]
+    assert chosen["weight"] == rejected["weight"] == pytest.approx((1 + 0.95 - rejected["reward"]) / 2)
+
+
+def test_verdicts_leave_out_what_is_not_sure_or_not_finished(tmp_path: Path) -> None:
+    made = {row["candidate_id"]: row["kind"] for row in rows(tmp_path, "kto")}
+    assert made == {"a": "good", "e": "good", "c": "bad", "d": "bad"}
+
+
+def test_online_prompts_are_neither_easy_nor_hopeless(tmp_path: Path) -> None:
+    assert len(rows(tmp_path, "grpo")) == 1
+    assert rows(tmp_path, "rloo", max_mean=0.4) == []
+    assert rows(tmp_path, "grpo", min_mean=0.6) == []
+
+
+def test_an_abstained_prompt_teaches_nothing(tmp_path: Path) -> None:
+    silent = {**GROUP, "members": [member("a", None), member("b", None)]}
+    assert [rows(tmp_path, algorithm, silent) for algorithm in get_args(Algorithm)] == [[]] * 7
