@@ -316,6 +316,25 @@ def test_grpo_is_refused_what_only_a_stage_can_do(scorer: dict[str, Any], reward
         Project.model_validate(raw)
 
 
+@pytest.mark.parametrize(
+    ("brakes", "said"),
+    [
+        ({"scorer": "nobody"}, "train.brakes.scorer names scorer 'nobody'"),
+        ({"scorer": "query"}, "'query' is part of the reward; brakes need another"),
+        ({"scorer": "wide"}, "'wide' of kind 'relevance' cannot judge one answer inside the trainer"),
+        ({"scorer": "judge", "samples": 1}, "a rank correlation compares answers"),
+    ],
+)
+def test_the_brakes_scorer_stands_apart(tmp_path: Path, brakes: dict[str, Any], said: str) -> None:
+    raw = fake_project(tmp_path).model_dump(mode="json", by_alias=True)
+    raw["scorers"].append({"kind": "relevance", "name": "wide", "encoder": "e"})
+    raw["train"]["brakes"] = {"scorer": "judge"}
+    assert Project.model_validate(raw).rewards_in_the_trainer
+    raw["train"]["brakes"] = brakes
+    with pytest.raises(ValueError, match=said):
+        Project.model_validate(raw)
+
+
 def test_gold_needs_no_judge_and_no_pooling(tmp_path: Path) -> None:
     """No judge and no `pool_over` are two absences, not one scorer that both trains and gates."""
     project = fake_project(tmp_path, evaluate={"gold": {"path": "gold.jsonl"}})

@@ -82,6 +82,14 @@ def test_online_prompts_are_neither_easy_nor_hopeless(tmp_path: Path) -> None:
     assert rows(tmp_path, "grpo", min_mean=0.6) == []
 
 
+def test_prompts_that_the_brakes_look_at_are_not_learned_from(tmp_path: Path) -> None:
+    project = fake_project(tmp_path, train={"algorithm": "tao", "brakes": {"share": 0.25}})
+    lesson = Lessons(project, 1, "s", 4, COLUMNS)
+    kinds = [{row["kind"] for row in lesson.of_group({**GROUP, "prompt_id": f"p{i}"})} for i in range(400)]
+    assert all(found in ({"dev"}, {"imitate", "regress"}) for found in kinds)
+    assert kinds.count({"dev"}) / 400 == pytest.approx(0.25, abs=0.06)
+
+
 def test_an_abstained_prompt_teaches_nothing(tmp_path: Path) -> None:
     silent = {**GROUP, "members": [member("a", None), member("b", None)]}
     assert [rows(tmp_path, algorithm, silent) for algorithm in get_args(Algorithm)] == [[]] * 7

@@ -24,12 +24,13 @@ from taolake.config.scorers import (
     SqlScorer,
     Trust,
 )
-from taolake.config.training import Algorithm, Bond, Dpo, Grpo, Kto, Lora, Oapl, Rloo, Select, Train, Warmup
+from taolake.config.training import Algorithm, Bond, Brakes, Dpo, Grpo, Kto, Lora, Oapl, Rloo, Select, Train, Warmup
 
 __all__ = [
     "AgreementScorer",
     "Algorithm",
     "Bond",
+    "Brakes",
     "CheckScorer",
     "CitationScorer",
     "Cost",

@@ -83,7 +83,26 @@ class Project(Section):
         self._judge_stands_apart()
         if self.train.online:
             self._can_train_online()
+        self._brakes_stand_apart()
         return self
+
+    def _brakes_stand_apart(self) -> None:
+        """The scorer that picks checkpoints trained nothing, judges an answer alone, and runs in the trainer."""
+        name = self.train.brakes.scorer if self.train.brakes else None
+        if name is None:
+            return
+        spec = next((s for s in self.scorers if s.name == name), None)
+        if spec is None:
+            raise ValueError(
+                f"train.brakes.scorer names scorer {name!r}, wanted one of {[s.name for s in self.scorers]}"
+            )
+        if name in self._trains():
+            raise ValueError(f"train.brakes.scorer {name!r} is part of the reward; brakes need another (law 5)")
+        if _needs_the_stage(spec) or _only_compares(spec):
+            raise ValueError(
+                f"train.brakes.scorer {name!r} of kind {spec.kind!r} cannot judge one answer inside the trainer: "
+                "take a verifier or a function"
+            )
 
     def _can_train_online(self) -> None:
         """What `grpo` and `rloo` ask for beyond the rest: they score inside the trainer, one batch at a time."""
@@ -128,6 +147,11 @@ class Project(Section):
         """Scorers that reach the reward, directly or through the agreement on their answers."""
         direct = {*self.reward.weights, *self.reward.require, self.reward.pool_over}
         return direct | {s.over for s in self.scorers if isinstance(s, AgreementScorer) and s.name in direct}
+
+    @property
+    def rewards_in_the_trainer(self) -> bool:
+        """Whether everything the reward is made of can be computed while it trains."""
+        return not any(spec.name in self._trains() and _needs_the_stage(spec) for spec in self.scorers)
 
     @property
     def config_hash(self) -> str:

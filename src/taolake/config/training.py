@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from taolake.config.base import Section, Share
+from taolake.config.base import Name, Section, Share
 
 Algorithm = Literal["tao", "rft", "dpo", "kto", "bond", "grpo", "rloo"]
 
@@ -110,6 +110,45 @@ class Rloo(Section):
     beta: float = Field(0.01, ge=0, description="KL coefficient, taken off the reward; long answers pay more.")
 
 
+class Brakes(Section):
+    """Looks at the policy while it trains, on prompts it does not learn from: trip wires, best checkpoint, early stop.
+
+    A wire trips when its limit lies outside the measured interval. After the first trip training begins again at half
+    the rate and length; after the second the round is discarded, and what was measured is kept.
+    """
+
+    every: int = Field(20, ge=1, description="Optimiser steps between two looks.")
+    share: float = Field(0.1, gt=0, lt=1, description="Share of the training prompts kept out to be looked at.")
+    samples: int = Field(4, ge=1, description="Answers per prompt and look, drawn at temperature 1.")
+    scorer: Name | None = Field(
+        None, description="Scorer that is no part of the reward: picks the best checkpoint. None: KL and form alone."
+    )
+    patience: int = Field(3, ge=1, description="Looks without a better held-out score after which training stops.")
+    max_kl: float = Field(1.0, gt=0, description="KL budget, as a multiple of best-of-k's own distance from the base.")
+    min_entropy: Share = Field(0.6, description="Entropy per token may fall to this share of the base's.")
+    max_length_change: Share = Field(
+        0.5, description="Mean length may change by this share, unless the held-out score rises."
+    )
+    max_truncated: Share = Field(0.02, description="Share of answers cut off may rise by this.")
+    max_repetition: float = Field(
+        2.0, ge=1, description="Share of repeated runs of words, as a multiple of the base's."
+    )
+    max_top_answer: float = Field(
+        2.0, ge=1, description="Share of the one answer given most often over all prompts, as a multiple of the base's."
+    )
+    max_correlation_fall: float = Field(
+        0.15, gt=0, description="Fall of the rank correlation between reward and held-out scorer within a prompt."
+    )
+    canary: str | None = Field(None, description="JSONL of `messages` and `answer` of other tasks, asked greedily.")
+    max_canary_fall: Share = Field(0.01, description="Share of canaries answered right may fall by this.")
+
+    @model_validator(mode="after")
+    def _correlation_has_answers_to_rank(self) -> Self:
+        if self.scorer is not None and self.samples < 2:
+            raise ValueError("train.brakes.samples is 1, wanted 2 or more: a rank correlation compares answers")
+        return self
+
+
 class Train(Section):
     """The optimiser's side."""
 
@@ -129,6 +168,8 @@ class Train(Section):
     kto: Kto = Field(default_factory=lambda: Kto(), description="For `kto`.")
     grpo: Grpo = Field(default_factory=lambda: Grpo(), description="For `grpo`.")
     rloo: Rloo = Field(default_factory=lambda: Rloo(), description="For `rloo`.")
+
+    brakes: Brakes | None = Field(None, description="Looks while it trains; None trains to the end, unwatched.")
 
     @property
     def online(self) -> bool:

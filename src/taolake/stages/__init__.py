@@ -89,7 +89,7 @@ STAGES: tuple[Stage, ...] = (
         "rewards become exactly the rows the trainer sees",
         (lake.PROMPTS, lake.CANDIDATES, lake.REWARDS),
         lake.SELECTIONS,
-        ("select", "train.algorithm", "train.oapl.beta_v", "train.bond.beta"),
+        ("select", "train.algorithm", "train.oapl.beta_v", "train.bond.beta", "train.brakes.share"),
     ),
     Stage("train", "the winners go into the weights", (lake.SELECTIONS,), lake.ROUNDS, ("train", "model")),
     Stage(
@@ -221,7 +221,7 @@ def _at(project: Project, path: str) -> Any:
     """A field of the project by dotted path, as JSON."""
     value: Any = project
     for part in path.split("."):
-        value = getattr(value, part)
+        value = None if value is None else getattr(value, part)  # what an absent section says is null
     if isinstance(value, tuple):
         return [v.model_dump(mode="json", by_alias=True) if hasattr(v, "model_dump") else v for v in value]
     return value.model_dump(mode="json", by_alias=True) if hasattr(value, "model_dump") else value

@@ -37,7 +37,11 @@ class Lessons:
         return (row for group in groups for row in self.of_group(group))
 
     def of_group(self, group: Row) -> list[Row]:
-        """The rows of one prompt; none where its candidates cannot be told apart."""
+        """The rows of one prompt; none where its candidates cannot be told apart, and none to learn from where the
+        brakes look at it."""
+        brakes = self.project.train.brakes
+        if brakes and ids.unit_interval("dev", self.project.seed, group["prompt_id"]) < brakes.share:
+            return [self._row("dev", group, None)]
         scored = sorted((m for m in group["members"] if m["reward"] is not None), key=lambda m: m["candidate_id"])
         if not scored:
             return []

@@ -24,7 +24,7 @@ def train(round_: Round) -> Outcome:
     folder.mkdir(parents=True, exist_ok=True)
     rows, table = folder / "selection.parquet", training_rows(round_, picked["selection"])
     pq.write_table(table, rows)
-    online = project.train.online
+    scored = project.train.online or project.train.brakes is not None
     job = TrainJob(
         algorithm=project.train.algorithm,
         base=round_.base_folder,
@@ -35,8 +35,8 @@ def train(round_: Round) -> Outcome:
         max_length=project.model.max_model_len,
         dtype=project.model.dtype,
         warmup=_warm_up(round_, picked),
-        project=project.model_dump(mode="json", by_alias=True) if online else None,
-        reward_model=_reward_model(round_) if online else None,
+        project=project.model_dump(mode="json", by_alias=True) if scored else None,
+        reward_model=_reward_model(round_) if scored else None,
     )
     with round_.training_bar("train") as on_line:
         result = databricks.launch(job, on_line)

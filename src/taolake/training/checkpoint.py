@@ -12,6 +12,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from taolake.training.job import TrainJob
+
 
 class Bar:
     """Print one line per percent that the launching process can turn into a bar."""
@@ -40,16 +42,29 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             self.bar.to(state.global_step, state.max_steps)
 
 
-def train(trainer: Any, stage: str) -> dict[str, Any]:
+def train(trainer: Any, stage: str, job: TrainJob | None = None) -> dict[str, Any]:
     """Train to the end, resuming at the last whole checkpoint.
 
+    Args:
+        trainer: of transformers or TRL.
+        stage: names the bar.
+        job: whose brakes to train with; None trains without.
+
     Returns:
-        `steps`, `resumed_at`, `seconds` of this process, and the mean loss of the first and the last tenth.
+        `steps`, `resumed_at`, `seconds` of this process, the mean loss of the first and the last tenth, and with brakes
+        what the looks said.
+
+    Raises:
+        Tripped: the brakes ended it.
     """
     begin = time.monotonic()
+    brake = _brake(job)
+    if brake is not None:
+        trainer.add_callback(brake)
     trainer.add_callback(Progress(stage))
     last = last_whole(Path(trainer.args.output_dir))
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    looked = {} if brake is None else {"brakes": brake.finish(trainer.model)}
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     tenth = max(1, len(losses) // 10)
     return {
@@ -58,7 +73,16 @@ def train(trainer: Any, stage: str) -> dict[str, Any]:
         "seconds": round(time.monotonic() - begin, 3),
         "loss_first": sum(losses[:tenth]) / tenth,
         "loss_last": sum(losses[-tenth:]) / tenth,
+        **looked,
     }
+
+
+def _brake(job: TrainJob | None) -> Any:
+    if job is None or not job.settings.get("brakes"):
+        return None
+    from taolake.training.brakes import Brake  # which measures with the trainer that measures progress with this file
+
+    return Brake(job)
 
 
 def ends(trainer: Any, names: dict[str, str]) -> dict[str, float]:

@@ -47,7 +47,7 @@ def run(job: TrainJob) -> TrainResult:
         processing_class=tokenizer,
         peft_config=adapter,
     )
-    metrics = checkpoint.train(trainer, "dpo")
+    metrics = checkpoint.train(trainer, "dpo", job)
     folder, kind = setup.publish(trainer.model, tokenizer, job)
     tokens = round(spec["epochs"] * sum(map(offline.length, sides)))
     ends = checkpoint.ends(trainer, {"rewards/accuracies": "pair_accuracy", "rewards/margins": "margin"})

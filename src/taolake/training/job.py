@@ -3,7 +3,8 @@
 Not a trainer and not a launcher (`launch.py`). Rows come as Parquet. For policies the columns are:
 
 - `kind`: `imitate` (a winner to imitate), `regress` (a scored on-policy candidate), `chosen` and `rejected` (the two
-  sides of a prompt's pair), `good` and `bad` (an answer by itself), `prompt` (a prompt alone),
+  sides of a prompt's pair), `good` and `bad` (an answer by itself), `prompt` (a prompt alone), `dev` (one the brakes
+  look at),
 - `prompt_id`, and `messages`: the bare conversation as JSON,
 - `text`: the answer; `token_ids`: its sampled ids as generated, with the end mark if it ended; empty where it is to be
   rendered, because another prompt than the bare one wrote it,
@@ -13,7 +14,7 @@ For `reward` they are `messages`, `chosen`, `rejected` and `part` (`train` or `e
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,6 +22,7 @@ from taolake.config import Algorithm
 from taolake.ids import content_hash, file_hash
 
 RESULT = "result.json"
+TRIPS = "trips.json"
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class TrainJob:
     warmup: bool = True
     project: dict[str, Any] | None = None
     reward_model: str | None = None
+    attempt: int = 1
 
     def to_json(self) -> str:
         """Write the job as JSON."""
@@ -70,7 +73,11 @@ class TrainJob:
     @property
     def work(self) -> Path:
         """Folder of checkpoints and other half-done things, gone when the job is done."""
-        return Path(self.out) / "work"
+        return Path(self.out) / ("work" if self.attempt == 1 else f"work-{self.attempt}")
+
+    def eased(self) -> Self:
+        """The job at half the rate and half the length, for another attempt."""
+        return replace(self, settings={k: _halved(v) for k, v in self.settings.items()}, attempt=self.attempt + 1)
 
 
 @dataclass(frozen=True)
@@ -93,11 +100,26 @@ class TrainResult:
         write_atomic(out / RESULT, json.dumps(stored, indent=1, sort_keys=True))
 
 
+def _halved(section: Any) -> Any:
+    """A section of settings with half the learning rate, and half the epochs or steps; other values as they are."""
+    if not isinstance(section, dict) or "learning_rate" not in section:
+        return section
+    halved = {name: section[name] / 2 for name in ("learning_rate", "epochs") if name in section}
+    return section | halved | ({"steps": max(1, section["steps"] // 2)} if "steps" in section else {})
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a small file so that it is either absent, old or whole."""
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def read_trips(out: Path) -> list[dict[str, Any]]:
+    """Evidence of the attempts that the brakes ended, in order."""
+    path = out / TRIPS
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return found
 
 
 def read_rows(job: TrainJob, kind: str | None = None) -> list[dict[str, Any]]:

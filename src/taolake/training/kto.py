@@ -48,7 +48,7 @@ def run(job: TrainJob) -> TrainResult:
         processing_class=tokenizer,
         peft_config=adapter,
     )
-    metrics = checkpoint.train(trainer, "kto")
+    metrics = checkpoint.train(trainer, "kto", job)
     folder, kind = setup.publish(trainer.model, tokenizer, job)
     tokens = round(spec["epochs"] * sum(map(offline.length, rows)))
     ends = checkpoint.ends(trainer, {"rewards/chosen": "reward_good", "rewards/rejected": "reward_bad"})

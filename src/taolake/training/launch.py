@@ -17,14 +17,18 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from taolake.training.job import RESULT, TrainJob, TrainResult, write_atomic
+from taolake.training.job import RESULT, TRIPS, TrainJob, TrainResult, read_trips, write_atomic
+from taolake.trust.brakes import BrakeError, Tripped
 
 _JOB = "job.json"
 _LOG = "train.log"
 _PARENT = "TAOLAKE_PARENT"
 _PR_SET_PDEATHSIG = 1
+_ATTEMPTS = 2
+_DISCARDED = 3  # exit code of a child whose training tripped as often as that
 # transformers and TRL import these when they are installed, for features no trainer here uses: 14 s of a child's 26.
 _UNUSED = ("vllm", "sklearn", "scipy", "mlflow", "PIL")
 
@@ -38,12 +42,14 @@ def launch(job: TrainJob, on_line: Callable[[str], None] | None = None) -> Train
 
     Raises:
         ValueError: the folder belongs to another job.
+        BrakeError: training tripped twice; a job that did is not run again.
         RuntimeError: the child failed; the message ends with the tail of its log.
     """
     out = Path(job.out)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, job)
     if not (out / RESULT).exists():
+        _refuse_discarded(out)
         _run_child(out, on_line or (lambda line: None))
     return TrainResult.read(out)
 
@@ -56,6 +62,12 @@ def _claim(out: Path, job: TrainJob) -> None:
         if stored != job.fingerprint:
             raise ValueError(f"{out} holds job {stored}, got {job.fingerprint}: take a new folder or delete this one")
     write_atomic(path, json.dumps({"fingerprint": job.fingerprint, "job": json.loads(job.to_json())}, indent=1))
+
+
+def _refuse_discarded(out: Path) -> None:
+    trips = read_trips(out)
+    if len(trips) >= _ATTEMPTS:
+        raise BrakeError(trips)
 
 
 def _command(job_file: Path) -> list[str]:
@@ -103,6 +115,8 @@ def _run_child(out: Path, on_line: Callable[[str], None]) -> None:
         if child.poll() is None:
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()
+    if code == _DISCARDED:
+        _refuse_discarded(out)
     if code != 0:
         raise RuntimeError(f"training ended with code {code}; the end of {out / _LOG}:\n{''.join(tail)}")
 
@@ -114,9 +128,28 @@ def main(argv: Sequence[str]) -> int:
     job = TrainJob(**stored["job"])
     with without(*_UNUSED):
         _load(job)
-    _run(job).write(Path(job.out))
-    shutil.rmtree(job.work, ignore_errors=True)
+    result = _attempts(job)
+    if result is None:
+        return _DISCARDED
+    result.write(Path(job.out))
+    for folder in (job.work, job.eased().work):
+        shutil.rmtree(folder, ignore_errors=True)
     return 0
+
+
+def _attempts(job: TrainJob) -> TrainResult | None:
+    """Train, once more at half the rate and length where a wire trips, and give up after that; trips are kept."""
+    out = Path(job.out)
+    trips = read_trips(out)
+    while len(trips) < _ATTEMPTS:
+        try:
+            result = _run(job.eased() if trips else job)
+        except Tripped as trip:
+            trips.append(trip.evidence)
+            write_atomic(out / TRIPS, json.dumps(trips, indent=1, sort_keys=True))
+        else:
+            return replace(result, metrics={**result.metrics, "trips": trips}) if trips else result
+    return None
 
 
 _TRAINERS = {
@@ -128,7 +161,9 @@ _TRAINERS = {
 def _load(job: TrainJob) -> None:
     """Import what the job trains with; everything after this finds it in memory."""
     importlib.import_module("taolake.training.checkpoint")
-    if job.algorithm not in ("rft", "grpo", "rloo", "reward"):
+    if job.settings.get("brakes"):
+        importlib.import_module("taolake.training.brakes")
+    elif job.algorithm not in ("rft", "grpo", "rloo", "reward"):
         importlib.import_module("taolake.training.oapl")
     trainer = "SFTTrainer" if job.algorithm == "tao" and job.warmup else _TRAINERS.get(job.algorithm)
     if trainer:

@@ -88,7 +88,7 @@ def regress(
     shared = setup.arguments(job, "oapl", spec["learning_rate"], train["batch_size"], train["micro_batch_size"])
     args = TrainingArguments(**shared, num_train_epochs=1, remove_unused_columns=False)
     trainer = oapl.OAPLTrainer(model, args, rows, pad_id, spec["beta"], spec["clip"], spec["epochs"])
-    metrics = checkpoint.train(trainer, "oapl")
+    metrics = checkpoint.train(trainer, "oapl", job)
     sample = rows[:: max(1, len(rows) // _MEASURED)][:_MEASURED]
     log_ratio = torch.tensor(oapl.score(model, sample, pad_id, micro(job), "measure"))
     log_ratio -= torch.tensor([row["reference"] for row in sample])

@@ -56,7 +56,7 @@ def run(job: TrainJob, name: str, make: Callable[..., Any]) -> TrainResult:
         train_dataset=Dataset.from_list(prompts),
         processing_class=tokenizer,
     )
-    metrics = checkpoint.train(trainer, name)
+    metrics = checkpoint.train(trainer, name, job)
     rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]
     seen = {"prompts": len(prompts), "tokens": trainer.state.num_input_tokens_seen}
     ends = {"reward_first": rewards[0], "reward_last": rewards[-1]} if rewards else {}

@@ -17,7 +17,7 @@ from taolake.training.render import answer_ids, prompt_ids
 def run(job: TrainJob) -> TrainResult:
     """Train on the `imitate` rows and publish the adapter or model."""
     tokenizer = setup.tokenizer(job.base)
-    model, metrics = imitate(job, tokenizer)
+    model, metrics = imitate(job, tokenizer, watched=True)
     folder, kind = setup.publish(model, tokenizer, job)
     return TrainResult(folder, kind, metrics)
 
@@ -34,8 +34,8 @@ def warm_up(job: TrainJob, tokenizer: Any) -> tuple[Path, dict[str, Any]]:
     return folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 
-def imitate(job: TrainJob, tokenizer: Any) -> tuple[Any, dict[str, Any]]:
-    """Run SFTTrainer over the rows; returns the model and what was measured."""
+def imitate(job: TrainJob, tokenizer: Any, watched: bool = False) -> tuple[Any, dict[str, Any]]:
+    """Run SFTTrainer over the rows, with the job's brakes or without; returns the model and what was measured."""
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
@@ -52,7 +52,7 @@ def imitate(job: TrainJob, tokenizer: Any) -> tuple[Any, dict[str, Any]]:
     trainer = SFTTrainer(
         setup.policy(job), args=config, train_dataset=Dataset.from_list(kept), processing_class=tokenizer
     )
-    metrics = checkpoint.train(trainer, "warmup")
+    metrics = checkpoint.train(trainer, "warmup", job if watched else None)
     tokens = round(spec["epochs"] * sum(len(e["input_ids"]) for e in kept))
     return trainer.model, {**metrics, "rows": len(kept), "too_long": len(rows) - len(kept), "tokens": tokens}
 

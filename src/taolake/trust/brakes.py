@@ -1,0 +1,202 @@
+"""Trip wires: has a policy in training begun to please its reward instead of getting better?
+
+Answers to prompts kept out of training are held against the base's answers to the same prompts. A wire trips only when
+its limit lies outside the interval of what was measured, so that a lucky or unlucky draw does not end a round. No
+labels, no Spark, no torch; the looks are made by `taolake.training.brakes`. Limits: docs/design.md, section 6.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from taolake.config import Brakes
+from taolake.trust import TrustError
+from taolake.trust.curve import kl_of_best_of
+from taolake.trust.sample import Array, Draws
+
+Look = Mapping[str, Sequence[float | None]]  # measure -> value of each prompt, in the prompts' order; None: not told
+_Statistic = Callable[[Array, Array], Array]  # from means before and now, one a resample, to what a limit is held to
+
+_GRAM = 4  # words in a row that are a repetition when they come again
+_FLOOR = 0.05  # shares of repetition and of one answer below this are never a collapse
+
+
+class Wire(NamedTuple):
+    """A side condition of training: what was measured, the bound of it that counts, its limit."""
+
+    name: str
+    value: float
+    bound: float
+    limit: float
+    tripped: bool
+
+
+class Tripped(Exception):
+    """A training that a wire ended; `evidence` is what its looks said."""
+
+    def __init__(self, evidence: dict[str, Any]) -> None:
+        super().__init__(evidence)
+        self.evidence = evidence
+
+
+class BrakeError(TrustError):
+    """A round whose training tripped twice and is discarded; its detail is the evidence of both."""
+
+    def __init__(self, trips: Sequence[dict[str, Any]]) -> None:
+        said = "; then, at half the rate and length, ".join(trip["says"] for trip in trips)
+        message = f"training tripped twice and is discarded: {said}; change the reward, or what it is made of"
+        super().__init__(message, {"trips": list(trips)})
+
+
+def repetition(text: str) -> float:
+    """Share of a text's runs of four words that it has said before; 0 for shorter texts."""
+    words = text.casefold().split()
+    grams = [tuple(words[i : i + _GRAM]) for i in range(len(words) - _GRAM + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def top_share(answers: Sequence[Sequence[str]]) -> list[float]:
+    """For every prompt, the share of its answers that are the answer given most often over all prompts.
+
+    Each prompt counts an answer once, so that one long-winded group elects nothing.
+    """
+    counts = Counter(answer for group in answers for answer in sorted(set(group)))
+    if not counts:
+        return [0.0] * len(answers)
+    top = counts.most_common(1)[0][0]
+    return [sum(answer == top for answer in group) / max(len(group), 1) for group in answers]
+
+
+def agreement(proxy: Sequence[float | None], held: Sequence[float | None]) -> float | None:
+    """Kendall's tau-b of two scorers over one prompt's answers; None where one of them sees no difference."""
+    from scipy.stats import kendalltau
+
+    both = [(a, b) for a, b in zip(proxy, held, strict=True) if a is not None and b is not None]
+    if len({a for a, _ in both}) < 2 or len({b for _, b in both}) < 2:
+        return None
+    return float(kendalltau([a for a, _ in both], [b for _, b in both]).statistic)
+
+
+def wires(base: Look, now: Look, spec: Brakes, best_of: int, draws: Draws) -> list[Wire]:
+    """Hold a look against the base's own; wires whose measure either look lacks are left out.
+
+    Args:
+        base: the base's answers to the same prompts.
+        now: the policy's, with `kl` against the base.
+        spec: limits of the project file.
+        best_of: k whose distance from the base is the unit of the KL budget.
+        draws: how intervals are drawn.
+    """
+    made = _Maker(base, now, draws)
+    better = made.difference("held")
+    found = [
+        made.above("kl", spec.max_kl * kl_of_best_of(best_of), lambda b, n: n),
+        made.below("entropy", spec.min_entropy, _ratio),
+        made.above("truncated", spec.max_truncated, lambda b, n: n - b),
+        made.above("repetition", _FLOOR, lambda b, n: n - spec.max_repetition * b),
+        made.above("top_answer", _FLOOR, lambda b, n: n - spec.max_top_answer * b),
+        made.below("held", 0.0, lambda b, n: n - b),
+        made.above("correlation", spec.max_correlation_fall, lambda b, n: b - n),
+        made.below("canary", -spec.max_canary_fall, lambda b, n: n - b),
+    ]
+    if better is None or better[0] <= 0:  # an answer that got better may change its length
+        found += [
+            made.above("length", 1 + spec.max_length_change, _ratio),
+            made.below("length", 1 - spec.max_length_change, _ratio),
+        ]
+    return [wire for wire in found if wire is not None]
+
+
+def best(looks: Sequence[Mapping[str, Any]]) -> int | None:
+    """Step of the look to keep: the best held-out score of those that tripped nothing, the earliest of equals; without
+    a held-out score the last."""
+    sound = [look for look in looks if not tripped(look)]
+    if not sound:
+        return None
+    scores = [mean(look["measured"], "held") for look in sound]
+    if any(score is None for score in scores):
+        return int(sound[-1]["step"])
+    return int(sound[max(range(len(sound)), key=lambda i: (scores[i], -i))]["step"])
+
+
+def tripped(look: Mapping[str, Any]) -> list[str]:
+    """Names of the wires a look tripped."""
+    return [wire["name"] for wire in look["wires"] if wire["tripped"]]
+
+
+def should_stop(looks: Sequence[Mapping[str, Any]], patience: int) -> bool:
+    """Whether the last look tripped a wire, or `patience` looks went by since the best one."""
+    if tripped(looks[-1]):
+        return True
+    return len([look for look in looks if look["step"] > (best(looks) or 0)]) >= patience
+
+
+def summary(base: Look, looks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the looks said, in means: for the books and, where a wire tripped, as evidence."""
+    last = [wire for wire in looks[-1]["wires"] if wire["tripped"]] if looks else []
+    says = ", ".join(f"{w['name']} is {w['value']:.3g}, limit {w['limit']:.3g}" for w in last)
+    return {
+        "base": _means(base),
+        "looks": [{"step": look["step"], **_means(look["measured"])} for look in looks],
+        "best_step": best(looks),
+        "tripped": [wire["name"] for wire in last],
+        "wires": [dict(wire) for wire in looks[-1]["wires"]] if looks else [],
+        "says": f"at step {looks[-1]['step']} {says}" if last else "",
+    }
+
+
+def _means(look: Look) -> dict[str, float]:
+    found = {name: mean(look, name) for name in sorted(look)}
+    return {name: round(value, 6) for name, value in found.items() if value is not None}
+
+
+def mean(look: Look, measure: str) -> float | None:
+    """Mean of a measure over the prompts that have it."""
+    known = [v for v in look.get(measure, ()) if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+class _Maker:
+    """Resamples prompts once and reads every measure on the same draws."""
+
+    def __init__(self, base: Look, now: Look, draws: Draws) -> None:
+        self.base, self.now, self.draws = base, now, draws
+
+    def difference(self, measure: str) -> tuple[float, float] | None:
+        """Mean of now minus base, and its lower bound; None where it was not measured."""
+        found = self._read(measure, lambda b, n: n - b)
+        return None if found is None else (found[0], found[1])
+
+    def above(self, measure: str, limit: float, function: _Statistic) -> Wire | None:
+        """A wire that trips when even the lower bound is above the limit."""
+        found = self._read(measure, function)
+        return found and Wire(measure, found[0], found[1], limit, found[1] > limit)
+
+    def below(self, measure: str, limit: float, function: _Statistic) -> Wire | None:
+        """A wire that trips when even the upper bound is below the limit."""
+        found = self._read(measure, function)
+        return found and Wire(measure, found[0], found[2], limit, found[2] < limit)
+
+    def _read(self, measure: str, function: _Statistic) -> tuple[float, float, float] | None:
+        """Statistic of the mean before and the mean now, paired by prompt, with its interval."""
+        after = self.now.get(measure)
+        if after is None:
+            return None
+        before = self.base.get(measure, [0.0] * len(after))
+        pairs = [(b, n) for b, n in zip(before, after, strict=True) if b is not None and n is not None]
+        if len(pairs) < 2:
+            return None
+        values = np.array(pairs, dtype=np.float64)
+        rng = np.random.default_rng(self.draws.seed)
+        counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), self.draws.resamples)
+        drawn = counts @ values / len(values)
+        low, high = np.percentile(function(drawn[:, 0], drawn[:, 1]), [2.5, 97.5])
+        middle = values.mean(axis=0)
+        return float(function(middle[:1], middle[1:])[0]), float(low), float(high)
+
+
+def _ratio(before: Array, now: Array) -> Array:
+    found: Array = now / np.maximum(before, 1e-9)
+    return found

@@ -1,0 +1,169 @@
+"""Brakes on a two-layer model: a reward that can be gamed is discarded, an honest one trains on, resume is exact."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taolake.training.job import TrainJob, read_trips
+from taolake.training.launch import _attempts, launch
+from taolake.trust.brakes import BrakeError
+from tests.e2e.test_algorithms import Killed, kill_at  # noqa: F401
+from tests.e2e.toy import (
+    THINGS,
+    WORDS,
+    job_of,
+    project_of,
+    row_of,
+    same,
+    selections,
+    tiny_llama,
+    tokenizer_of,
+    weights_of,
+)
+
+LIMITS = {"every": 4, "samples": 4, "scorer": "right", "max_kl": 50.0, "min_entropy": 0.0, "max_length_change": 1.0}
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_llama(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(autouse=True)
+def scorers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The right word, which the brakes hold against the reward; and a canary."""
+    table = dict(zip(THINGS, WORDS, strict=True))
+    (tmp_path / "toy_truth.py").write_text(
+        f"TABLE = {table!r}\n\n\ndef right(messages, answer):\n"
+        "    return float(answer.strip() == TABLE[messages[-1]['content'].split()[-1]])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def braked(base: str, folder: Path, rows: list[dict[str, Any]], algorithm: str = "tao", **settings: Any) -> TrainJob:
+    """A job whose brakes look at every prompt there is; the toy has no others."""
+    limits = {**LIMITS, **settings.pop("brakes", {})}
+    scorers = [
+        {"kind": "function", "name": "right", "target": "toy_truth:right"},
+        {"kind": "regex", "name": "vowel", "pattern": "e"},
+    ]
+    project = project_of(base, scorers, {"weights": {"vowel": 1}, "min_spread": 0, "min_scored": 2})
+    rows = [*rows, *(row_of("dev", thing) for thing in THINGS)]
+    job = job_of(base, folder, rows, algorithm, brakes=limits, **settings)
+    whole = project.model_dump(mode="json", by_alias=True)
+    return replace(job, warmup=False, project=whole)
+
+
+def refusing(base: str) -> list[dict[str, Any]]:
+    """A reward that one answer to everything wins."""
+    from taolake.training.render import answer_ids
+
+    ids = answer_ids(tokenizer_of(base), "gold")
+    lost = [{**row, "advantage": -0.4} for row in selections(base) if row["kind"] == "regress"]
+    return [*lost, *(row_of("regress", thing, token_ids=ids, advantage=0.6) for thing in THINGS)]
+
+
+def test_an_answer_to_everything_trips_twice_and_the_evidence_stays(base: str, tmp_path: Path) -> None:
+    job = braked(base, tmp_path, refusing(base), oapl={"epochs": 24, "learning_rate": 0.01})
+    with pytest.raises(BrakeError, match="top_answer is") as refused:
+        launch(job)
+    first, second = refused.value.detail["trips"]
+    assert first["tripped"] == ["top_answer"] == second["tripped"]
+    assert first["looks"][-1]["step"] < 18  # 48 rows, 24 times, in steps of 8: long before its end at 144
+    assert first["base"]["top_answer"] < 0.2 < first["looks"][-1]["top_answer"]
+    assert read_trips(tmp_path) == [first, second] and not (tmp_path / "result.json").exists()
+    with pytest.raises(BrakeError):  # from the folder: a discarded job is not run again
+        launch(job, lambda line: pytest.fail("a discarded job started again"))
+
+
+def test_an_honest_reward_trains_to_its_best_look(base: str, tmp_path: Path) -> None:
+    rate = {"epochs": 20, "learning_rate": 0.005}
+    result = _attempts(braked(base, tmp_path, selections(base), oapl=rate, brakes={"max_top_answer": 20.0}))
+    assert result is not None
+    said = result.metrics["brakes"]
+    assert said["tripped"] == [] and "trips" not in result.metrics
+    held = {look["step"]: look["held"] for look in said["looks"]}
+    assert held[said["best_step"]] == max(held.values()) > said["base"]["held"] + 0.3
+    assert said["looks"][-1]["kl"] > said["looks"][0]["kl"] > 0
+    from safetensors.torch import load_file
+
+    best = load_file(tmp_path / "work" / "best.safetensors")
+    kept = weights_of(result.folder)
+    assert len(best) == len(kept) > 0
+    assert same({n.replace(".default", ""): v for n, v in best.items()}, kept)
+
+
+def test_a_run_without_progress_training_stops_early(base: str, tmp_path: Path) -> None:
+    """A rate too small to learn anything: nothing gets better, so it ends after the second look."""
+    job = braked(base, tmp_path, selections(base), oapl={"epochs": 20, "learning_rate": 1e-9}, brakes={"patience": 1})
+    result = _attempts(job)
+    assert result is not None
+    assert [look["step"] for look in result.metrics["brakes"]["looks"]] == [4, 8]
+    assert result.metrics["steps"] == 8 and result.metrics["brakes"]["best_step"] == 4
+
+
+@pytest.mark.parametrize("lora", [{"rank": 8, "alpha": 16}, None])
+def test_looking_changes_nothing_and_a_killed_run_decides_alike(
+    base: str,
+    tmp_path: Path,
+    kill_at: Callable[[int], None],  # noqa: F811
+    lora: dict[str, int] | None,
+) -> None:
+    rate = {"epochs": 2, "learning_rate": 0.003}
+    settings = {"oapl": rate, "lora": lora, "save_steps": 3, "brakes": {"patience": 99}}
+    job = braked(base, tmp_path / "whole", selections(base), **settings)
+    straight = _attempts(job)
+    assert straight is not None
+    other = replace(job, out=str(tmp_path / "killed"))
+    kill_at(5)
+    with pytest.raises(Killed):
+        _attempts(other)
+    kill_at(0)
+    again = _attempts(other)
+    assert again is not None
+    assert again.metrics["resumed_at"] == 3
+    assert again.metrics["brakes"] == straight.metrics["brakes"]
+    assert same(weights_of(again.folder), weights_of(straight.folder))
+    last = straight.metrics["brakes"]["looks"][-1]["step"]
+    if straight.metrics["brakes"]["best_step"] == last:
+        unwatched = replace(job, out=str(tmp_path / "free"), settings={**job.settings, "brakes": None})
+        free = _attempts(unwatched)
+        assert free is not None and same(weights_of(free.folder), weights_of(straight.folder))
+
+
+@pytest.mark.parametrize("algorithm", ["rft", "dpo", "grpo"])
+def test_brakes_look_inside_the_trainers_of_trl(base: str, tmp_path: Path, algorithm: str) -> None:
+    """TRL patches the model's forward; a look must still read the same log-probabilities."""
+    rows = selections(base)
+    for i, thing in enumerate(THINGS):
+        rows += [row_of("chosen", thing, text=WORDS[i]), row_of("rejected", thing, text=WORDS[i - 1])]
+    section = {"rft": "warmup"}.get(algorithm, algorithm)
+    length = {"steps": 2, "num_generations": 2} if algorithm == "grpo" else {"epochs": 2}
+    settings = {section: {**length, "learning_rate": 0.003}, "brakes": {"every": 1, "patience": 9}}
+    result = _attempts(braked(base, tmp_path, rows, algorithm, **settings))
+    assert result is not None
+    looks = result.metrics["brakes"]["looks"]
+    assert [look["step"] for look in looks] == [1, 2]
+    assert 0 < abs(looks[-1]["kl"]) < 1 and looks[-1]["entropy"] == pytest.approx(5, abs=1.5)
+    assert result.metrics["brakes"]["base"]["entropy"] == pytest.approx(5, abs=1.5)
+
+
+def test_canaries_are_asked_greedily(base: str, tmp_path: Path) -> None:
+    lines = [{"messages": [{"role": "user", "content": "what is this"}], "answer": "never said"}] * 3
+    (tmp_path / "canary.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = {"oapl": {"epochs": 1, "learning_rate": 0.001}, "brakes": {"canary": str(tmp_path / "canary.jsonl")}}
+    result = _attempts(braked(base, tmp_path, selections(base), **settings))
+    assert result is not None
+    assert result.metrics["brakes"]["base"]["canary"] == 0.0
+    assert all(look["canary"] == 0.0 for look in result.metrics["brakes"]["looks"])
+
+
+def test_brakes_without_prompts_to_look_at_are_refused(base: str, tmp_path: Path) -> None:
+    job = braked(base, tmp_path, [])
+    job_of(base, tmp_path, selections(base))  # the same file, without dev rows
+    with pytest.raises(ValueError, match="no `dev` rows"):
+        _attempts(job)

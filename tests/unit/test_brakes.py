@@ -1,0 +1,135 @@
+"""Trip wires: what trips, what an unlucky draw must not trip, which look is kept and when training stops."""
+
+import random
+from typing import Any
+
+import pytest
+
+from taolake.config import Brakes
+from taolake.trust.brakes import (
+    BrakeError,
+    agreement,
+    best,
+    repetition,
+    should_stop,
+    summary,
+    top_share,
+    tripped,
+    wires,
+)
+from taolake.trust.curve import kl_of_best_of
+from taolake.trust.sample import Draws
+
+SPEC = Brakes()
+DRAWS = Draws(500, 0)
+N = 60
+
+
+def look(**changes: Any) -> dict[str, list[float | None]]:
+    """A look at a policy that is the base, with some measures replaced by one number for all prompts."""
+    rng = random.Random(1)
+    even = {"entropy": 1.5, "length": 20.0, "truncated": 0.0, "repetition": 0.02, "kl": 0.1}
+    found: dict[str, list[float | None]] = {k: [v + rng.gauss(0, v / 10) for _ in range(N)] for k, v in even.items()}
+    found |= {"held": [float(i % 2) for i in range(N)], "correlation": [0.5] * N, "top_answer": [0.01] * N}
+    found |= {"reward": [0.5] * N, "canary": [1.0] * 40}
+    return found | {name: [value] * N for name, value in changes.items()}
+
+
+def names(base: Any, now: Any) -> set[str]:
+    return {wire.name for wire in wires(base, now, SPEC, 8, DRAWS) if wire.tripped}
+
+
+def test_the_base_trips_nothing() -> None:
+    found = wires(look(), look(), SPEC, 8, DRAWS)
+    assert {wire.name for wire in found} == {
+        "kl", "entropy", "truncated", "repetition", "top_answer", "held", "correlation", "canary", "length",
+    }  # fmt: skip
+    assert not any(wire.tripped for wire in found)
+
+
+@pytest.mark.parametrize(
+    ("change", "tripped"),
+    [
+        ({"kl": kl_of_best_of(8) + 0.01}, {"kl"}),
+        ({"kl": kl_of_best_of(8) - 0.01}, set()),
+        ({"entropy": 0.85}, {"entropy"}),
+        ({"entropy": 1.0}, set()),
+        ({"length": 31.0}, {"length"}),
+        ({"length": 9.0}, {"length"}),
+        ({"length": 28.0}, set()),
+        ({"truncated": 0.05}, {"truncated"}),
+        ({"repetition": 0.2}, {"repetition"}),
+        ({"repetition": 0.06}, set()),
+        ({"top_answer": 0.3}, {"top_answer"}),
+        ({"held": 0.0}, {"held"}),
+        ({"held": 0.5}, set()),
+        ({"correlation": 0.2}, {"correlation"}),
+        ({"correlation": 0.4}, set()),
+        ({"held": 1.0, "length": 35.0}, set()),  # longer because better
+        ({"canary": 0.0}, {"canary"}),
+    ],
+)
+def test_each_wire(change: dict[str, float], tripped: set[str]) -> None:
+    now = look(**change)
+    now["canary"] = now["canary"][:40]
+    assert names(look(), now) == tripped
+
+
+def test_a_lucky_draw_trips_nothing_but_the_same_number_of_many_does() -> None:
+    """The mean is over the limit both times; only with enough prompts is that more than chance."""
+    few = look() | {"held": [1.0, 0.0, 1.0, 1.0, 0.0, 1.0] + [None] * (N - 6)}
+    base = look() | {"held": [1.0, 1.0, 1.0, 1.0, 0.0, 1.0] + [None] * (N - 6)}
+    assert names(base, few) == set()
+    many = look() | {"held": [1.0, 0.0, 1.0, 1.0, 0.0, 1.0] * 10}
+    assert names(look() | {"held": [1.0, 1.0, 1.0, 1.0, 0.0, 1.0] * 10}, many) == {"held"}
+
+
+def test_what_was_not_measured_trips_nothing() -> None:
+    bare: dict[str, list[float | None]] = {"entropy": [1.0] * N, "kl": [0.1] * N}
+    assert {wire.name for wire in wires(bare, bare, SPEC, 8, DRAWS)} == {"kl", "entropy"}
+    assert wires({}, {}, SPEC, 8, DRAWS) == []
+
+
+def test_forms_of_an_answer() -> None:
+    assert repetition("a b c d a b c d") == pytest.approx(0.2)
+    assert repetition("a b c") == repetition("") == 0.0
+    assert repetition("no " * 20) > 0.9
+    assert top_share([["x", "x"], ["x", "y"], ["z", "z"]]) == [1.0, 0.5, 0.0]
+    assert top_share([["z", "z", "z"], ["x"], ["x"]]) == [0.0, 1.0, 1.0]  # one group elects nothing
+    assert top_share([[], []]) == [0.0, 0.0]
+    assert agreement([0.1, 0.5, 0.9], [0.0, 0.0, 1.0]) == pytest.approx(0.8164966)
+    assert agreement([0.5, 0.5], [0.0, 1.0]) is None and agreement([None, 1.0], [0.0, 1.0]) is None
+
+
+def seen(step: int, held: float | None, *trips: str) -> dict[str, Any]:
+    measured = {"held": [held]} if held is not None else {"kl": [0.1]}
+    return {
+        "step": step,
+        "measured": measured,
+        "wires": [{"name": n, "value": 2.0, "bound": 1.5, "limit": 1.0, "tripped": True} for n in trips],
+    }
+
+
+def test_the_best_look_is_kept() -> None:
+    assert best([seen(1, 0.2), seen(2, 0.5), seen(3, 0.5), seen(4, 0.1)]) == 2
+    assert best([seen(1, 0.2), seen(2, 0.9, "kl")]) == 1
+    assert best([seen(1, None), seen(2, None)]) == 2  # no held-out score: the last
+    assert best([seen(1, 0.9, "kl")]) is None
+    assert tripped(seen(1, 0.9, "kl", "length")) == ["kl", "length"]
+
+
+def test_training_stops_at_a_trip_or_without_progress() -> None:
+    assert not should_stop([seen(1, 0.5), seen(2, 0.4), seen(3, 0.4)], 3)
+    assert should_stop([seen(1, 0.5), seen(2, 0.4), seen(3, 0.4), seen(4, 0.5)], 3)
+    assert should_stop([seen(1, 0.5, "kl")], 3)
+    assert not should_stop([seen(i, None) for i in range(9)], 3)
+
+
+def test_the_evidence_says_what_tripped() -> None:
+    said = summary(look(), [seen(20, 0.5), seen(40, 0.4, "kl")])
+    assert said["says"] == "at step 40 kl is 2, limit 1"
+    assert (said["tripped"], said["best_step"]) == (["kl"], 20)
+    assert [entry["held"] for entry in said["looks"]] == [0.5, 0.4]
+    error = BrakeError([said, said])
+    assert "tripped twice and is discarded: at step 40 kl is 2" in str(error)
+    assert error.detail["trips"] == [said, said]
