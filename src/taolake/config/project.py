@@ -84,7 +84,21 @@ class Project(Section):
         if self.train.online:
             self._can_train_online()
         self._brakes_stand_apart()
+        self._measure_stands_apart()
         return self
+
+    def _measure_stands_apart(self) -> None:
+        """What sets k is people, or a scorer that judges an answer alone and is not part of the reward."""
+        name, names = self.select.measured_by, [s.name for s in self.scorers]
+        if name in (None, "people"):
+            return
+        spec = next((s for s in self.scorers if s.name == name), None)
+        if spec is None:
+            raise ValueError(f"select.measured_by names scorer {name!r}, wanted `people` or one of {names}")
+        if name in self._trains() or _only_compares(spec):
+            raise ValueError(
+                f"select.measured_by {name!r} is part of the reward, or compares answers only: take another (law 5)"
+            )
 
     def _brakes_stand_apart(self) -> None:
         """The scorer that picks checkpoints trained nothing, judges an answer alone, and runs in the trainer."""

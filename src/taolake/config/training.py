@@ -15,6 +15,11 @@ class Select(Section):
     best_of: int = Field(
         8, ge=2, description="k of the order-statistic weights: rows are drawn as random best-of-k would."
     )
+    measured_by: Name | None = Field(
+        None,
+        description="`people` (their choices), or a scorer that is no part of the reward: best-of-k, picked by the "
+        "reward, is held against it first. The peak, up to `best_of`, sets k; no rise, no training. None: `best_of`.",
+    )
     rows_per_prompt: int = Field(4, ge=1, description="Rejection fine-tuning rows drawn per prompt.")
     min_reward: float = Field(0.0, ge=0, le=1, description="Rows below this teach nothing by imitation.")
     min_chance: float = Field(

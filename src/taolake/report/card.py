@@ -63,6 +63,7 @@ def card(round_: Round) -> dict[str, Any]:
         **_costs(rows),
         "scorers": _scorers(round_, rows),
         "trust": trust.section(_detail(rows, "trust")),
+        "best_of": _detail(rows, "select").get("best_of"),
         "over_optimisation": _over_optimisation(round_, rows, numbers),
         "reward_histogram": rewards,
         "length_histogram": lengths,

@@ -87,7 +87,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "select",
         "rewards become exactly the rows the trainer sees",
-        (lake.PROMPTS, lake.CANDIDATES, lake.REWARDS),
+        (lake.PROMPTS, lake.CANDIDATES, lake.PREFERENCES, lake.SCORES, lake.REWARDS),
         lake.SELECTIONS,
         ("select", "train.algorithm", "train.oapl.beta_v", "train.bond.beta", "train.brakes.share"),
     ),

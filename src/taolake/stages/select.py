@@ -1,13 +1,14 @@
 """Select: rewards become exactly the rows the trainer sees.
 
 Which rows those are depends on the algorithm and is said in `lessons`; a prompt whose candidates cannot be told apart
-trains nothing and is counted. Sources: docs/design.md sections 2 and 6.
+trains nothing and is counted. Where the project says by whom, the reward's picks are measured first, and set k
+(`best_of`). Sources: docs/design.md sections 2 and 6.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from taolake import ids, lake
-from taolake.stages import fingerprints, groups, lessons, reward
+from taolake.stages import best_of, fingerprints, groups, lessons, reward
 from taolake.stages.fanout import map_rows
 from taolake.stages.round import Outcome, Round
 
@@ -21,16 +22,18 @@ def select(round_: Round) -> Outcome:
     from pyspark.sql import functions as f
 
     selection = fingerprints(round_.project)["select"]
+    measured = best_of.measure(round_)
+    k = measured["k"] if measured else round_.project.select.best_of
     grouped = _groups(round_).persist()
     try:
-        lesson = lessons.of(round_.project, round_.number, selection, round_.project.select.best_of)
+        lesson = lessons.of(round_.project, round_.number, selection, k)
         rows = map_rows(grouped, lake.SELECTIONS.columns, lesson.of_groups)
         round_.lake.append_once(lake.SELECTIONS, rows, ids.content_hash(round_.number, selection))
         made = round_.lake.read(lake.SELECTIONS).where(
             (f.col("selection") == selection) & (f.col("round") == round_.number)
         )
         kinds = {r["kind"]: r["count"] for r in made.groupBy("kind").count().collect()}
-        detail = {"selection": selection, "rows": kinds, **_facts(grouped)}
+        detail = {"selection": selection, "rows": kinds, "best_of": measured, **_facts(grouped)}
     finally:
         grouped.unpersist()
     if not kinds.keys() - {"dev"}:
