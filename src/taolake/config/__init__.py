@@ -6,7 +6,7 @@ Every field says what it means, its range is in its type, and a misspelt key is 
 
 from taolake.config.base import ImportPath, Name, Section, Share, sections_in
 from taolake.config.engines import EndpointEngine, EngineSpec, FakeEngine, Model, VllmEngine
-from taolake.config.inputs import Example, Extract, Generate, Ingest, Source, Strategy, Task
+from taolake.config.inputs import Budget, Example, Extract, Generate, Ingest, Source, Strategy, Task
 from taolake.config.outcome import Cost, Evaluate, Gate, Gold, Register, Serve, Unity
 from taolake.config.project import Project, load
 from taolake.config.scorers import (
@@ -31,6 +31,7 @@ __all__ = [
     "Algorithm",
     "Bond",
     "Brakes",
+    "Budget",
     "CheckScorer",
     "CitationScorer",
     "Cost",

@@ -1,6 +1,8 @@
 """Sections of the project file: the task, its logs, the candidates wanted."""
 
 import re
+from collections.abc import Iterator
+from itertools import count
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -106,10 +108,37 @@ class Strategy(Section):
         return f"{self.name}-{content_hash(shape)[:8]}"
 
 
+class Budget(Section):
+    """Adaptive N: each training prompt is asked as often as another answer is worth, and never beyond a limit.
+
+    A prompt that a few answers show to be easy, or hopeless, is not asked again; what it leaves goes to the others.
+    """
+
+    tokens: int | None = Field(None, ge=1, description="Tokens that answers to training prompts may have, in all.")
+    dollars: float | None = Field(None, gt=0, description="The same in money, at `dollars_per_million`.")
+    dollars_per_million: tuple[float, float] = Field((0.0, 0.0), description="Price of a million tokens, in and out.")
+    scorer: Name = Field(description="Scorer that reads answers between waves; over a half is good. Not a group's.")
+    probe: int = Field(4, ge=1, description="Answers a prompt gets first, of the plain strategy.")
+    step: int = Field(4, ge=1, description="Answers a prompt gets in a wave after that.")
+    n_max: int = Field(32, ge=1, description="Answers a prompt may get in all.")
+    contrast: Share = Field(0.25, description="Worth of a first bad answer to hold others against; a good one is 1.")
+    easy: int = Field(8, ge=1, description="After so many answers, all good, a prompt is not asked again.")
+    hopeless: int = Field(16, ge=1, description="After so many answers, none good, a prompt is not asked again.")
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        if (self.tokens is None) == (self.dollars is None):
+            raise ValueError("generate.budget needs either `tokens` or `dollars`")
+        if self.dollars is not None and self.dollars_per_million == (0.0, 0.0):
+            raise ValueError("generate.budget.dollars limits nothing at a price of 0; set dollars_per_million")
+        return self
+
+
 class Generate(Section):
     """Best-of-N generation."""
 
     n: int = Field(16, ge=1, description="Candidates per training prompt, shared among the strategies.")
+    budget: Budget | None = Field(None, description="Adaptive N under a limit, instead of `n` for every prompt.")
     review_n: int = Field(8, ge=0, description="On-policy candidates per `review` prompt, shown to people.")
     strategies: tuple[Strategy, ...] = Field(min_length=1, description="At least one must be on-policy (stream A).")
     chunk_rows: int = Field(4096, ge=1, description="Candidates per commit: what a killed run may have to repeat.")
@@ -144,3 +173,17 @@ class Generate(Section):
         for name in sorted(exact, key=lambda k: counts[k] - exact[k])[:rest]:
             counts[name] += 1
         return counts
+
+    def order(self) -> Iterator[str]:
+        """Whose turn it is, answer by answer: the plain strategy for the probe, then who is furthest behind its share.
+
+        More answers never take one away from a strategy, so that a prompt can be asked again.
+        """
+        given = dict.fromkeys((s.name for s in self.strategies), 0)
+        for n in count(1):
+            if self.budget is not None and n <= self.budget.probe:
+                name = self.plain.name
+            else:
+                name = max(self.strategies, key=lambda s: s.share * n - given[s.name]).name
+            given[name] += 1
+            yield name

@@ -85,7 +85,22 @@ class Project(Section):
             self._can_train_online()
         self._brakes_stand_apart()
         self._measure_stands_apart()
+        self._budget_reads_answers_alone()
         return self
+
+    def _budget_reads_answers_alone(self) -> None:
+        """Between waves a group is not complete, and nothing is trained: the scorer is a verifier or a function."""
+        name = self.generate.budget.scorer if self.generate.budget else None
+        spec = next((s for s in self.scorers if s.name == name), None)
+        if name is not None and spec is None:
+            raise ValueError(
+                f"generate.budget.scorer names scorer {name!r}, wanted one of {[s.name for s in self.scorers]}"
+            )
+        if spec is not None and (_needs_the_stage(spec) or _only_compares(spec)):
+            raise ValueError(
+                f"generate.budget.scorer {name!r} of kind {spec.kind!r} cannot read one answer while others are asked: "
+                "take a verifier or a function"
+            )
 
     def _measure_stands_apart(self) -> None:
         """What sets k is people, or a scorer that judges an answer alone and is not part of the reward."""

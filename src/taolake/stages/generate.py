@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from taolake import lake
 from taolake.config import Project, Strategy
-from taolake.stages import journal, ledger
+from taolake.stages import adaptive, journal, ledger
 from taolake.stages.answer import GREEDY, Cells, Work
 from taolake.stages.commits import Desk
 from taolake.stages.fanout import map_rows
@@ -45,25 +45,45 @@ def holdout_cells(project: Project) -> list[Cells]:
 
 def base_cells(project: Project) -> list[Cells]:
     """What a round needs of the base: candidates to learn from, to show to people, and to compare with."""
-    counts = project.generate.counts()
-    train = [Cells("train", s, counts[s.name]) for s in project.generate.strategies]
+    counts = project.generate.counts() if project.generate.budget is None else {}
+    train = [Cells("train", s, counts.get(s.name, 0)) for s in project.generate.strategies]
     review = [Cells("review", project.generate.plain, project.generate.review_n)]
     return [c for c in train + review if c.count] + holdout_cells(project)
 
 
 def generate(round_: Round) -> Outcome:
-    """Fill the base policy's cells."""
-    return fill(round_, round_.base, base_cells(round_.project))
+    """Fill the base policy's cells; with a budget, those of the training prompts in waves."""
+    first = fill(round_, round_.base, base_cells(round_.project))
+    spec = round_.project.generate.budget
+    if spec is None:
+        return first
+    # What a strategy is called does not depend on how many answers it owes; the counts are the waves' own.
+    train = [Cells("train", s, 0) for s in round_.project.generate.strategies]
+    filled = [first]
+
+    def ask(cells: "DataFrame") -> None:
+        filled.append(fill(round_, round_.base, train, cells))
+
+    said = adaptive.run(round_, round_.base, spec, ask)
+    last = filled[-1]
+    return Outcome(sum(o.rows for o in filled), last.tokens, {**last.detail, "budget": said})
 
 
-def fill(round_: Round, policy: Policy, wanted: list[Cells]) -> Outcome:
-    """Generate the cells of a policy that are not in the table yet; a second call finds nothing to do."""
+def fill(round_: Round, policy: Policy, wanted: list[Cells], single: "DataFrame | None" = None) -> Outcome:
+    """Generate the cells of a policy that are not in the table yet; a second call finds nothing to do.
+
+    Args:
+        round_: where prompts and candidates are.
+        policy: who answers.
+        wanted: samples per strategy and split; every strategy that answers is named here.
+        single: further cells, prompt by prompt: prompt_id, strategy, word, owed.
+    """
     desk = Desk(round_, policy)
     folder = Path(round_.project.work).resolve() / "plan" / desk.folder.name
     try:
-        plan = ledger.plan(round_, policy, wanted, folder, desk.salt)
+        plan = ledger.plan(round_, policy, wanted, folder, desk.salt, single)
         if journal.salvage(round_, policy, [chunk.id for chunk in plan.chunks], desk.put):
-            plan = ledger.plan(round_, policy, wanted, folder, desk.salt)
+            plan = ledger.plan(round_, policy, wanted, folder, desk.salt, single)
         label = f"generate {policy.id[:8]}"
         with round_.progress(label, plan.total) as bar, Live(Path(round_.project.work), label, plan.total, bar) as live:
             run = _Run(round_, policy, wanted, plan, desk, live)

@@ -55,7 +55,14 @@ class Plan:
         return round_.lake.spark.read.schema(_SCHEMA).parquet(*folders)
 
 
-def plan(round_: "Round", policy: Policy, wanted: Sequence[Cells], folder: Path, salt: str = "") -> Plan:
+def plan(
+    round_: "Round",
+    policy: Policy,
+    wanted: Sequence[Cells],
+    folder: Path,
+    salt: str = "",
+    single: "DataFrame | None" = None,
+) -> Plan:
     """Wanted cells less committed ones, written below `folder`; what lay there before is overwritten.
 
     Args:
@@ -64,6 +71,7 @@ def plan(round_: "Round", policy: Policy, wanted: Sequence[Cells], folder: Path,
         wanted: samples per strategy and split.
         folder: for this plan alone.
         salt: part of the chunks' ids, for drivers that must not share them.
+        single: further cells, prompt by prompt: prompt_id, strategy, word, owed.
     """
     from pyspark.sql import functions as f
 
@@ -71,8 +79,10 @@ def plan(round_: "Round", policy: Policy, wanted: Sequence[Cells], folder: Path,
     prompts = round_.lake.read(lake.PROMPTS).where(f.col("task") == round_.project.task.name)
     splits = {row["split"]: row["count"] for row in prompts.groupBy("split").count().collect()}
     whole = sum(splits.get(cells.split, 0) * cells.count for cells in wanted)
+    if single is not None:
+        whole += single.agg(f.sum(f.bit_count("owed"))).collect()[0][0] or 0
     bucket = f.pmod(f.xxhash64("prompt_id"), f.lit(_buckets(whole, size))).cast("int").alias("bucket")
-    missing = _missing(round_, policy, wanted, prompts).select("*", bucket)
+    missing = _missing(round_, policy, wanted, prompts, single).select("*", bucket)
     # Messages join after what is done has gone, so that a resume moves only those that are asked again.
     cells = missing.join(prompts.select("prompt_id", "messages"), "prompt_id").repartition("bucket")
     cells.write.mode("overwrite").partitionBy("bucket").parquet(str(folder / "cells"))
@@ -104,7 +114,9 @@ def masks(count: int) -> list[int]:
     return [(1 << min(WORD, count - start)) - 1 for start in range(0, count, WORD)]
 
 
-def _missing(round_: "Round", policy: Policy, wanted: Sequence[Cells], prompts: "DataFrame") -> "DataFrame":
+def _missing(
+    round_: "Round", policy: Policy, wanted: Sequence[Cells], prompts: "DataFrame", single: "DataFrame | None"
+) -> "DataFrame":
     """prompt_id, strategy, word, and the mask of samples that are owed and not committed."""
     from pyspark.sql import functions as f
 
@@ -118,6 +130,8 @@ def _missing(round_: "Round", policy: Policy, wanted: Sequence[Cells], prompts: 
         f.expr(f"bit_or(shiftleft(1L, sample % {WORD}))").alias("done")
     )
     cells = prompts.select("prompt_id", "split").join(f.broadcast(owed), "split").drop("split")
+    if single is not None:
+        cells = cells.unionByName(single)
     cells = cells.join(done, ["prompt_id", "strategy", "word"], "left")
     left = f.col("owed").bitwiseAND(f.bitwise_not(f.coalesce("done", f.lit(0).cast("bigint"))))
     return cells.select("prompt_id", "strategy", "word", left.alias("missing")).where(f.col("missing") != 0)

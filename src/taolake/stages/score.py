@@ -51,6 +51,12 @@ def fill(round_: Round, policy: Policy) -> Outcome:
     return Outcome(rows, 0, detail)
 
 
+def one(round_: Round, policy: Policy, name: str) -> int:
+    """Score a policy's candidates with one scorer; returns the rows that were missing."""
+    spec = next(s for s in round_.project.scorers if s.name == name)
+    return _fill(round_, policy, spec, versions(round_))[0]
+
+
 def versions(round_: Round) -> dict[str, str]:
     """Each scorer's version: everything that can change its scores, but for the group a score is given in."""
     found: dict[str, str] = {}

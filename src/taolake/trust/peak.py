@@ -1,7 +1,7 @@
 """How many answers should the reward be let choose among? The peak of best-of-k by someone who did not train.
 
 A reward is right about most answers and wrong about some; the more answers it picks among, the likelier the pick is one
-it is wrong about. Best-of-k, picked by the reward and read by people or by a verifier, rises with k, has a peak, and may
+it is wrong about. Best-of-k, picked by the reward and read by people or a verifier, rises with k, has a peak, and may
 fall. Beyond the peak the reward is being gamed, and training towards a larger best-of-k would be, too. Measured on
 training prompts, before anything is trained; `curve` does the same on the holdout, for the gate.
 Source of the estimator: the order-statistic weights of docs/design.md, section 6.

@@ -1,0 +1,121 @@
+"""Adaptive N: training prompts are asked in waves, each prompt as often as its answers so far make worth while.
+
+A wave asks, a scorer reads what came back, `taolake.selection.budget` says who is asked next; the budget counts what is
+in the table. A wave is written down before it is asked, so that a killed run asks the rest of the same one. The
+committed rows are the ledger's; not here: answering (`answer`), and the worth of an answer.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taolake import lake
+from taolake.config import Budget
+from taolake.selection import budget as worth
+from taolake.selection.budget import Seen
+from taolake.stages import score
+from taolake.stages.ledger import masks
+from taolake.stages.round import Round
+from taolake.training.job import write_atomic
+from taolake.types import Policy
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+Ask = Callable[["DataFrame"], Any]  # fill these cells: prompt_id, strategy, word, owed
+
+
+def run(round_: Round, policy: Policy, spec: Budget, ask: Ask) -> dict[str, Any]:
+    """Ask in waves until the budget is spent, or nobody is worth another answer; says what became of the prompts."""
+    path = _path(round_, policy)
+    waves: list[dict[str, int]] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    if waves:
+        ask(_cells(round_, waves))
+    while True:
+        seen = _seen(round_, policy, spec, waves)
+        left = limit(spec) - sum(s.cost for s in seen.values())
+        given = worth.wave(seen, spec, left, most(round_, spec))
+        if not given:
+            break
+        waves.append(given)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(waves))
+        ask(_cells(round_, waves))
+    return report(seen, spec, len(waves))
+
+
+def limit(spec: Budget) -> float:
+    """The budget in its own unit: tokens, or dollars."""
+    return float(spec.tokens if spec.tokens is not None else spec.dollars or 0.0)
+
+
+def most(round_: Round, spec: Budget) -> float:
+    """What one answer can cost at most."""
+    model = round_.project.model
+    if spec.tokens is not None:
+        return float(model.max_tokens)
+    into, out = spec.dollars_per_million
+    return (into * model.max_model_len + out * model.max_tokens) / 1e6
+
+
+def report(seen: dict[str, Seen], spec: Budget, waves: int) -> dict[str, Any]:
+    """For the books: what was spent, and why prompts were not asked again."""
+    why = Counter(worth.settled(s, spec) or ("asked" if s.asked else "unasked") for s in seen.values())
+    return {
+        "waves": waves,
+        "spent": round(sum(s.cost for s in seen.values()), 6),
+        "limit": limit(spec),
+        "asked": sum(s.asked for s in seen.values()),
+        "settled": dict(sorted(why.items())),
+    }
+
+
+def _path(round_: Round, policy: Policy) -> Path:
+    from taolake.stages import fingerprints
+
+    name = f"{policy.id[:16]}-{fingerprints(round_.project)['generate'][:12]}"
+    return Path(round_.project.work).resolve() / "waves" / f"{name}.json"
+
+
+def _seen(round_: Round, policy: Policy, spec: Budget, waves: list[dict[str, int]]) -> dict[str, Seen]:
+    """What every training prompt has shown, with a scorer's word on it."""
+    from pyspark.sql import functions as f
+
+    if waves:
+        score.one(round_, policy, spec.scorer)
+    into, out = (0.0, 1.0) if spec.tokens is not None else [price / 1e6 for price in spec.dollars_per_million]
+    mine = (f.col("scorer") == spec.scorer) & (f.col("scorer_version") == score.versions(round_)[spec.scorer])
+    said = round_.lake.read(lake.SCORES).where(mine).select("candidate_id", "value")
+    ids = [strategy.id for strategy in round_.project.generate.strategies]
+    rows = round_.lake.read(lake.CANDIDATES).where((f.col("policy") == policy.id) & f.col("strategy").isin(ids))
+    cost = f.coalesce("prompt_tokens", f.lit(0)) * into + f.coalesce("tokens", f.lit(0)) * out
+    told = rows.join(said, "candidate_id", "left").select("prompt_id", "value", cost.alias("cost"))
+    ours = (f.col("task") == round_.project.task.name) & (f.col("split") == "train")
+    prompts = round_.lake.read(lake.PROMPTS).where(ours).select("prompt_id")
+    per_prompt = told.groupBy("prompt_id").agg(
+        f.sort_array(f.collect_list("value")).alias("values"),
+        f.count(f.lit(1)).alias("asked"),
+        f.sum("cost").alias("cost"),
+    )
+    return {
+        r["prompt_id"]: Seen(tuple(r["values"] or ()), r["asked"] or 0, float(r["cost"] or 0.0))
+        for r in prompts.join(per_prompt, "prompt_id", "left").collect()
+    }
+
+
+def _cells(round_: Round, waves: list[dict[str, int]]) -> "DataFrame":
+    """The cells of all waves as masks; the ledger leaves out what is committed."""
+    generate = round_.project.generate
+    totals: Counter[str] = Counter()
+    for given in waves:
+        totals.update(given)
+    rows = [
+        (prompt, strategy.id, word, mask)
+        for prompt, n in sorted(totals.items())
+        for strategy in generate.strategies
+        for word, mask in enumerate(masks(Counter(islice(generate.order(), n))[strategy.name]))
+    ]
+    return round_.lake.spark.createDataFrame(rows, "prompt_id STRING, strategy STRING, word INT, owed BIGINT")
