@@ -21,7 +21,6 @@ from tests.e2e.toy import (
     same,
     selections,
     tiny_llama,
-    tokenizer_of,
     weights_of,
 )
 
@@ -58,22 +57,14 @@ def braked(base: str, folder: Path, rows: list[dict[str, Any]], algorithm: str =
     return replace(job, warmup=False, project=whole)
 
 
-def refusing(base: str) -> list[dict[str, Any]]:
-    """A reward that one answer to everything wins."""
-    from taolake.training.render import answer_ids
-
-    ids = answer_ids(tokenizer_of(base), "gold")
-    lost = [{**row, "advantage": -0.4} for row in selections(base) if row["kind"] == "regress"]
-    return [*lost, *(row_of("regress", thing, token_ids=ids, advantage=0.6) for thing in THINGS)]
-
-
 def test_an_answer_to_everything_trips_twice_and_the_evidence_stays(base: str, tmp_path: Path) -> None:
-    job = braked(base, tmp_path, refusing(base), oapl={"epochs": 24, "learning_rate": 0.01})
+    rows = [row_of("imitate", thing, text="gold") for thing in THINGS]
+    job = braked(base, tmp_path, rows, "rft", warmup={"epochs": 80, "learning_rate": 0.01})
     with pytest.raises(BrakeError, match="top_answer is") as refused:
         launch(job)
     first, second = refused.value.detail["trips"]
-    assert first["tripped"] == ["top_answer"] == second["tripped"]
-    assert first["looks"][-1]["step"] < 18  # 48 rows, 24 times, in steps of 8: long before its end at 144
+    assert "top_answer" in first["tripped"] and "top_answer" in second["tripped"]
+    assert first["looks"][-1]["step"] < 40 and second["looks"][-1]["step"] < 40  # of 80, and of 40
     assert first["base"]["top_answer"] < 0.2 < first["looks"][-1]["top_answer"]
     assert read_trips(tmp_path) == [first, second] and not (tmp_path / "result.json").exists()
     with pytest.raises(BrakeError):  # from the folder: a discarded job is not run again
@@ -81,8 +72,9 @@ def test_an_answer_to_everything_trips_twice_and_the_evidence_stays(base: str, t
 
 
 def test_an_honest_reward_trains_to_its_best_look(base: str, tmp_path: Path) -> None:
-    rate = {"epochs": 20, "learning_rate": 0.005}
-    result = _attempts(braked(base, tmp_path, selections(base), oapl=rate, brakes={"max_top_answer": 20.0}))
+    rows = [row_of("imitate", thing, text=word) for thing, word in zip(THINGS, WORDS, strict=True)]
+    rate = {"epochs": 60, "learning_rate": 0.01}
+    result = _attempts(braked(base, tmp_path, rows, "rft", warmup=rate, brakes={"max_top_answer": 20.0}))
     assert result is not None
     said = result.metrics["brakes"]
     assert said["tripped"] == [] and "trips" not in result.metrics
@@ -113,11 +105,14 @@ def test_looking_changes_nothing_and_a_killed_run_decides_alike(
     kill_at: Callable[[int], None],  # noqa: F811
     lora: dict[str, int] | None,
 ) -> None:
-    rate = {"epochs": 2, "learning_rate": 0.003}
-    settings = {"oapl": rate, "lora": lora, "save_steps": 3, "brakes": {"patience": 99}}
-    job = braked(base, tmp_path / "whole", selections(base), **settings)
+    """Without a held-out score the last weights are kept: those of a run that nobody looks at, to the last bit."""
+    settings = {"oapl": {"epochs": 2, "learning_rate": 0.003}, "lora": lora, "save_steps": 3}
+    job = braked(base, tmp_path / "whole", selections(base), **settings, brakes={"scorer": None})
     straight = _attempts(job)
     assert straight is not None
+    assert straight.metrics["brakes"]["best_step"] == straight.metrics["steps"] == 10
+    free = _attempts(replace(job, out=str(tmp_path / "free"), settings={**job.settings, "brakes": None}))
+    assert free is not None and same(weights_of(free.folder), weights_of(straight.folder))
     other = replace(job, out=str(tmp_path / "killed"))
     kill_at(5)
     with pytest.raises(Killed):
@@ -128,28 +123,26 @@ def test_looking_changes_nothing_and_a_killed_run_decides_alike(
     assert again.metrics["resumed_at"] == 3
     assert again.metrics["brakes"] == straight.metrics["brakes"]
     assert same(weights_of(again.folder), weights_of(straight.folder))
-    last = straight.metrics["brakes"]["looks"][-1]["step"]
-    if straight.metrics["brakes"]["best_step"] == last:
-        unwatched = replace(job, out=str(tmp_path / "free"), settings={**job.settings, "brakes": None})
-        free = _attempts(unwatched)
-        assert free is not None and same(weights_of(free.folder), weights_of(straight.folder))
 
 
-@pytest.mark.parametrize("algorithm", ["rft", "dpo", "grpo"])
-def test_brakes_look_inside_the_trainers_of_trl(base: str, tmp_path: Path, algorithm: str) -> None:
-    """TRL patches the model's forward; a look must still read the same log-probabilities."""
-    rows = selections(base)
+def test_brakes_look_inside_the_trainers_of_trl(base: str, tmp_path: Path) -> None:
+    """TRL patches the model's forward; a look must read the same log-probabilities with every trainer."""
+    rows, entropy = selections(base), []
     for i, thing in enumerate(THINGS):
         rows += [row_of("chosen", thing, text=WORDS[i]), row_of("rejected", thing, text=WORDS[i - 1])]
-    section = {"rft": "warmup"}.get(algorithm, algorithm)
-    length = {"steps": 2, "num_generations": 2} if algorithm == "grpo" else {"epochs": 2}
-    settings = {section: {**length, "learning_rate": 0.003}, "brakes": {"every": 1, "patience": 9}}
-    result = _attempts(braked(base, tmp_path, rows, algorithm, **settings))
-    assert result is not None
-    looks = result.metrics["brakes"]["looks"]
-    assert [look["step"] for look in looks] == [1, 2]
-    assert 0 < abs(looks[-1]["kl"]) < 1 and looks[-1]["entropy"] == pytest.approx(5, abs=1.5)
-    assert result.metrics["brakes"]["base"]["entropy"] == pytest.approx(5, abs=1.5)
+        rows += [row_of("good", thing, text=WORDS[i]), row_of("bad", thing, text=WORDS[i - 1])]
+    for algorithm in ("tao", "rft", "dpo", "kto", "grpo", "rloo"):
+        section = {"rft": "warmup", "tao": "oapl"}.get(algorithm, algorithm)
+        length = {"steps": 2, "num_generations": 2} if algorithm in ("grpo", "rloo") else {"epochs": 1}
+        settings = {section: {**length, "learning_rate": 0.003}, "brakes": {"every": 1, "patience": 9}}
+        result = _attempts(braked(base, tmp_path / algorithm, rows, algorithm, **settings))
+        assert result is not None
+        looks = result.metrics["brakes"]["looks"]
+        assert looks[0]["step"] == 1 and looks[-1]["step"] == result.metrics["steps"], algorithm
+        assert 0 < abs(looks[-1]["kl"]) < 2, algorithm
+        entropy.append(result.metrics["brakes"]["base"]["entropy"])
+    assert 0 < entropy[0] < 7
+    assert entropy == pytest.approx([entropy[0]] * 6, abs=1e-4)
 
 
 def test_canaries_are_asked_greedily(base: str, tmp_path: Path) -> None:

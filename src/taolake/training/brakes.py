@@ -195,7 +195,7 @@ class Brake(TrainerCallback):  # type: ignore[misc]
         how = {"do_sample": False} if greedy else {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
         size, found, was_training = self.job.settings["batch_size"], list[Drawn](), model.training
         model.eval()
-        with torch.random.fork_rng(), torch.inference_mode():
+        with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(self.job.seed)
             for start in range(0, len(wanted), size):
                 found += self._batch(model, wanted[start : start + size], how)

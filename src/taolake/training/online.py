@@ -66,7 +66,7 @@ def run(job: TrainJob, name: str, make: Callable[..., Any]) -> TrainResult:
 
 def unique_prompts(job: TrainJob) -> list[dict[str, Any]]:
     """One row a prompt, in the order of first appearance."""
-    found = {row["prompt_id"]: row["messages"] for row in read_rows(job)}
+    found = {row["prompt_id"]: row["messages"] for row in read_rows(job) if row["kind"] != "dev"}
     if not found:
         raise ValueError(f"{job.rows} has no rows, wanted prompts")
     return [{"prompt": messages, "prompt_id": prompt} for prompt, messages in found.items()]

@@ -1,0 +1,137 @@
+"""Accuracy by the clock: a `tao` round with its generation, against TRL's online GRPO with its own, in one run.
+
+Same base, prompts and verifier, on the embedded example: the planted truth, since online training needs a scorer that
+is quick and exact. The clock of `tao` runs through generating for training, scoring, rewarding, selecting and training;
+GRPO's through its process from start to each checkpoint. Checkpoints are graded afterwards, off the clock. What is not
+measured: GRPO with an engine of its own, and other rates than those below.
+"""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import _truth
+from _form import Figure, run
+from algorithms import graded
+
+from taolake import stages
+from taolake.config import Project
+from taolake.lake import Lake
+from taolake.session import local_session
+from taolake.stages import generate
+from taolake.stages.round import Round, policy
+from taolake.training.job import TrainJob
+from taolake.training.launch import launch
+
+ROOT = Path(__file__).parents[1]
+SEEDS = [7]
+STEPS, EVERY = 120, 10
+GRPO = {"steps": STEPS, "num_generations": 8, "learning_rate": 1.0e-3}
+TARGETS = {"speed_up": (">=", 2.0), "tao.gain": (">", 0.0)}
+
+
+def measure(quick: bool) -> dict[str, Figure]:
+    """Both arms, one after the other; quick has a tenth of GRPO's steps."""
+    _truth.here()
+    folder = ROOT / "build/bench/online"
+    for part in ("lake", "work", "grpo"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    raw = _truth.demo(folder, SEEDS[0])
+    raw["reward"] = {"require": ["runs"], "weights": {"truth": 1.0}}
+    raw["scorers"] = [s for s in raw["scorers"] if s["name"] in ("runs", "truth")]
+    raw["trust"] = {"required": False}
+    project = Project.model_validate(raw)
+    stages.prepare(project)
+    spark = local_session(log=folder / "spark.log")
+    try:
+        round_ = Round(Lake(spark, project.lake), project)
+        base = mean(round_, round_.base)
+        seconds, tuned = offline(round_)
+        tao = {
+            "seconds": seconds,
+            "greedy": tuned,
+            "gain": tuned - base,
+            "gain_per_minute": 60 * (tuned - base) / seconds,
+        }
+        online = grpo(round_, folder / "grpo", STEPS // 10 if quick else STEPS)
+    finally:
+        spark.stop()
+    return {"base": base, "tao": tao, "grpo": online, **against(seconds, tuned, online)}
+
+
+def offline(round_: Round) -> tuple[float, float]:
+    """Seconds of the stages that make the tuned policy, without answering the holdout; its greedy accuracy."""
+    stages.run(round_, "ingest")
+    mean(round_, round_.base)
+    cells = [c for c in generate.base_cells(round_.project) if c.split != "train"]
+    generate.fill(round_, round_.base, cells)
+    started = time.monotonic()
+    for name in ("generate", "label", "score", "reward", "trust", "select", "train"):
+        stages.run(round_, name)
+    return time.monotonic() - started, mean(round_, round_.tuned)
+
+
+def grpo(round_: Round, folder: Path, steps: int) -> list[dict[str, Any]]:
+    """Greedy accuracy and seconds at every checkpoint of one online training."""
+    import pyarrow.parquet as pq
+
+    from taolake.stages.select import training_rows
+
+    folder.mkdir(parents=True)
+    rows = training_rows(round_, round_.done("select").detail["selection"])
+    pq.write_table(rows, folder / "rows.parquet")
+    project = round_.project.model_copy(update={"train": round_.project.train.model_copy(update={"algorithm": "grpo"})})
+    settings = project.train.model_dump(mode="json") | {
+        "grpo": {**GRPO, "steps": steps, "beta": 0.0},
+        "save_steps": EVERY,
+    }
+    job = TrainJob(
+        algorithm="grpo",
+        base=project.model.path,
+        rows=str(folder / "rows.parquet"),
+        out=str(folder),
+        settings=settings,
+        seed=project.seed,
+        max_length=project.model.max_model_len,
+        dtype=project.model.dtype,
+        project=project.model_dump(mode="json", by_alias=True),
+    )
+    seen: dict[int, float] = {}
+    started = time.monotonic()
+
+    def keep(line: str) -> None:
+        """Put a checkpoint aside when it is whole: two steps later, before the trainer removes it."""
+        words = line.split()
+        if words[:2] == ["PROGRESS", "grpo"]:
+            step = int(words[2])
+            seen.setdefault(step, time.monotonic() - started)
+            old = job.work / "grpo" / f"checkpoint-{step - 2}"
+            if old.exists():
+                shutil.copytree(old, folder / f"kept-{step - 2}", dirs_exist_ok=True)
+
+    result = launch(job, keep)
+    seen[steps] = time.monotonic() - started
+    made = {int(path.name.removeprefix("kept-")): path for path in folder.glob("kept-*")} | {steps: Path(result.folder)}
+    found = []
+    for step, adapter in sorted(made.items()):
+        right = mean(round_, policy(project.model.path, None, str(adapter)))
+        found.append({"step": step, "seconds": seen[step], "greedy": right})
+    return found
+
+
+def against(seconds: float, tuned: float, online: list[dict[str, Any]]) -> dict[str, Figure]:
+    """How much longer GRPO takes to `tao`'s accuracy; where it never gets there, all its time counts, and more."""
+    reached = next((point for point in online if point["greedy"] >= tuned), None)
+    last = (reached or online[-1])["seconds"]
+    return {"grpo_reached": reached is not None, "grpo_seconds": last, "speed_up": last / seconds}
+
+
+def mean(round_: Round, made: Any) -> float:
+    """Greedy accuracy of a policy on the holdout."""
+    right = graded(round_, made)
+    return sum(right.values()) / len(right)
+
+
+if __name__ == "__main__":
+    run("online", measure, TARGETS, SEEDS)
