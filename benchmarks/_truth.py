@@ -6,6 +6,7 @@ again tells nothing new. Executors find this file because `here` puts its folder
 """
 
 import functools
+import json
 import math
 import os
 from collections.abc import Sequence
@@ -15,8 +16,9 @@ from typing import Any
 import yaml
 
 from taolake.demo.questions import logged_questions
-from taolake.ids import unit_interval
+from taolake.ids import prompt_id, split_of, unit_interval
 from taolake.scoring.sql import same_result
+from taolake.types import Message
 
 ROOT = Path(__file__).parents[1]
 _SHIFT = 1.19  # in deviations: the chance that N(1.19, 1) exceeds N(0, 1) is 0.80
@@ -37,6 +39,19 @@ def demo(folder: Path, seed: int) -> dict[str, Any]:
     for name in ("truth", "noisy"):
         raw["scorers"].append({"kind": "function", "name": name, "target": f"_truth:{name}", "options": options})
     return raw | {"seed": seed}
+
+
+def labels(folder: Path, raw: dict[str, Any]) -> str:
+    """A file with the right query of every training prompt, and of no other."""
+    seed, task, path = raw["seed"], raw["task"]["name"], folder / "labels.jsonl"
+    lines = []
+    for question in logged_questions(seed):
+        turns: list[Message] = [{"role": "user", "content": question.text}]
+        if split_of(prompt_id(task, turns), seed, raw["ingest"]["holdout"]) == "train":
+            lines.append(json.dumps({"messages": turns, "answer": question.sql}) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines), encoding="utf-8")
+    return str(path)
 
 
 def truth(messages: Sequence[Any], answer: str, seed: int, database: str) -> float | None:

@@ -6,7 +6,6 @@ Intervals resample prompts of all seeds together. What is not measured: larger m
 settings are those below, chosen once. Online algorithms make their own answers and see more of them.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,7 @@ from taolake.lake import Lake
 from taolake.session import local_session
 from taolake.stages import evaluate, gate, generate, groups
 from taolake.stages.answer import Cells
-from taolake.stages.round import Round, policy
-from taolake.training.job import TrainJob
-from taolake.training.launch import launch
+from taolake.stages.round import Round
 from taolake.types import Policy
 from taolake.verdict import bake_in, bootstrap, paired_gain
 
@@ -38,8 +35,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "grpo": {"grpo": {"steps": 40, "num_generations": 8, "learning_rate": 1.0e-3}},
 }
 NOISY = ("rft", "tao")
-ARMS = [*SETTINGS, *(f"{name}_noisy" for name in NOISY)]
-QUICK = ["rft", "tao"]
+ARMS = [*SETTINGS, *(f"{name}_noisy" for name in NOISY), "labelled"]
+QUICK = ["rft", "tao", "labelled"]
 TARGETS = {
     "tao.bake_in": (">=", 0.8), "tao.pass_at_16_change.low": (">", -0.02), "noise_kept": (">=", 0.5),
     "tao_over_rft_when_noisy": (">", 0.0), "tao_over_labelled.low": (">", -0.02),
@@ -84,45 +81,22 @@ def one_seed(spark: Any, seed: int, arms: Sequence[str]) -> dict[str, dict[str, 
             found["base"] = base
             found["best_of_n"] = {"greedy": base["best_of_n"]}
             first = round_
-    print(f"seed {seed}: labelled fine-tuning, and the best prompt", flush=True)
-    found["labelled"] = {"greedy": _tag(graded(first, labelled(first, folder)), seed)}
+    print(f"seed {seed}: the best prompt", flush=True)
     found["best_prompt"] = {"greedy": _tag(best_prompt(first), seed)}
     return found
 
 
 def project_of(folder: Path, seed: int, arm: str) -> Project:
-    """The example's project file with the arm's algorithm, and its reward replaced where it is noisy."""
-    raw, name = _truth.demo(folder, seed), arm.removesuffix("_noisy")
+    """The example's project file with the arm's algorithm; its reward replaced where it is noisy, its winners by labels
+    of the same prompts where it is the labelled one."""
+    raw, name = _truth.demo(folder, seed), "rft" if arm == "labelled" else arm.removesuffix("_noisy")
+    if arm == "labelled":
+        raw["select"]["labels"] = {"path": _truth.labels(folder, raw), "alone": True}
     raw["train"] |= {"algorithm": name, **SETTINGS[name]}
     if arm.endswith("_noisy"):
         raw["reward"] = {"require": ["runs"], "weights": {"noisy": 1.0}}
         raw["trust"] = {"above_chance": False, "min_accuracy": None}
     return Project.model_validate(raw)
-
-
-def labelled(round_: Round, folder: Path) -> Policy:
-    """Imitate the labels of the round's own training prompts, as often and as long as `rft` does its winners."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    project = round_.project
-    queries = _truth._queries(project.seed)
-    prompts = round_.lake.read(_prompts()).where("split = 'train'").orderBy("prompt_id").collect()
-    rows = [
-        {"kind": "imitate", "prompt_id": p["prompt_id"], "text": queries[p["messages"][-1]["content"]], "weight": 1.0,
-         "messages": json.dumps([m.asDict() for m in p["messages"]])}
-        for p in prompts
-        for _ in range(project.select.rows_per_prompt)
-    ]  # fmt: skip
-    out = folder / "labelled"
-    out.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows), out / "rows.parquet")
-    train = project.train.model_copy(update={"algorithm": "rft"}).model_dump(mode="json") | SETTINGS["rft"]
-    job = TrainJob("rft", project.model.path, str(out / "rows.parquet"), str(out), train, project.seed,
-                   project.model.max_model_len, project.model.dtype)  # fmt: skip
-    with round_.training_bar("labelled") as on_line:
-        result = launch(job, on_line)
-    return policy(project.model.path, None, result.folder)
 
 
 def graded(round_: Round, made: Policy) -> PerPrompt:
@@ -186,12 +160,6 @@ def _right(round_: Round, made: Policy, where: str) -> PerPrompt:
         for row in rows.collect()
         if row["prompt_id"] in labels
     }
-
-
-def _prompts() -> Any:
-    from taolake import lake
-
-    return lake.PROMPTS
 
 
 def _tagged(metrics: Mapping[str, Mapping[str, float]], seed: int) -> dict[str, PerPrompt]:

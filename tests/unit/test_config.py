@@ -335,6 +335,14 @@ def test_the_brakes_scorer_stands_apart(tmp_path: Path, brakes: dict[str, Any], 
         Project.model_validate(raw)
 
 
+@pytest.mark.parametrize(("algorithm", "alone"), [("dpo", False), ("tao", True)])
+def test_labels_need_an_algorithm_that_imitates(tmp_path: Path, algorithm: str, alone: bool) -> None:
+    select = {"labels": {"path": "labels.jsonl", "alone": alone}}
+    assert fake_project(tmp_path, select=select, train={"algorithm": "rft"}).select.labels
+    with pytest.raises(ValueError, match="it does not imitate"):
+        fake_project(tmp_path, select=select, train={"algorithm": algorithm})
+
+
 def test_gold_needs_no_judge_and_no_pooling(tmp_path: Path) -> None:
     """No judge and no `pool_over` are two absences, not one scorer that both trains and gates."""
     project = fake_project(tmp_path, evaluate={"gold": {"path": "gold.jsonl"}})

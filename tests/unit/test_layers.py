@@ -204,6 +204,17 @@ def test_labels_are_read_by_evaluate_alone() -> None:
     assert "stages/evaluate.py" in naming
 
 
+def test_a_file_of_labels_is_opened_at_two_places_alone() -> None:
+    """Where the model is measured, and where labels are given away for training; the latter refuses held-out ones."""
+    importers = {
+        name_of(file)
+        for file in FILES
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.ImportFrom) and node.module == "taolake.curation.labels"
+    }
+    assert importers == {"stages/evaluate.py", "stages/labelled.py"}
+
+
 @pytest.mark.parametrize("part", BLIND)
 def test_what_makes_training_data_never_names_a_label(part: str) -> None:
     files = [file for file in FILES if name_of(file).startswith(part)]

@@ -24,7 +24,21 @@ from taolake.config.scorers import (
     SqlScorer,
     Trust,
 )
-from taolake.config.training import Algorithm, Bond, Brakes, Dpo, Grpo, Kto, Lora, Oapl, Rloo, Select, Train, Warmup
+from taolake.config.training import (
+    Algorithm,
+    Bond,
+    Brakes,
+    Dpo,
+    Grpo,
+    Kto,
+    Labels,
+    Lora,
+    Oapl,
+    Rloo,
+    Select,
+    Train,
+    Warmup,
+)
 
 __all__ = [
     "AgreementScorer",
@@ -51,6 +65,7 @@ __all__ = [
     "Ingest",
     "JudgeScorer",
     "Kto",
+    "Labels",
     "Lora",
     "MlflowJudgeScorer",
     "Model",

@@ -86,7 +86,18 @@ class Project(Section):
         self._brakes_stand_apart()
         self._measure_stands_apart()
         self._budget_reads_answers_alone()
+        self._labels_are_imitated()
         return self
+
+    def _labels_are_imitated(self) -> None:
+        """Labels reach the trainer as answers to imitate, which two algorithms do."""
+        labels, name = self.select.labels, self.train.algorithm
+        wanted = ("rft",) if labels and labels.alone else ("tao", "rft")
+        if labels and name not in wanted:
+            raise ValueError(
+                f"select.labels{'.alone' if labels.alone else ''} is for train.algorithm {' or '.join(wanted)}, got "
+                f"{name!r}: it does not imitate"
+            )
 
     def _budget_reads_answers_alone(self) -> None:
         """Between waves a group is not complete, and nothing is trained: the scorer is a verifier or a function."""

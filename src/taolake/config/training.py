@@ -9,6 +9,13 @@ from taolake.config.base import Name, Section, Share
 Algorithm = Literal["tao", "rft", "dpo", "kto", "bond", "grpo", "rloo"]
 
 
+class Labels(Section):
+    """Right answers of training prompts, given away for training; none may be of a held-out prompt."""
+
+    path: str = Field(description="JSONL of `messages` and `answer`; imitated as often as a prompt's winners.")
+    alone: bool = Field(False, description="Imitate these and nothing else: the labelled fine-tuning baseline (`rft`).")
+
+
 class Select(Section):
     """Which rows the trainer sees."""
 
@@ -28,6 +35,7 @@ class Select(Section):
     max_length_ratio: float = Field(2.0, ge=1, description="For `dpo`: how much longer one answer of a pair may be.")
     good: Share = Field(0.6, description="For `kto`: an answer with this reward or more is good.")
     bad: Share = Field(0.4, description="For `kto`: one with this reward or less is bad; between them none is used.")
+    labels: Labels | None = Field(None, description="For `tao` and `rft`: labels that may train, where there are some.")
     min_mean: Share = Field(0.05, description="For `grpo` and `rloo`: prompts with a lower mean reward are hopeless.")
     max_mean: Share = Field(0.95, description="For `grpo` and `rloo`: prompts with a higher mean reward are easy.")
 

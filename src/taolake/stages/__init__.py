@@ -90,6 +90,7 @@ STAGES: tuple[Stage, ...] = (
         (lake.PROMPTS, lake.CANDIDATES, lake.PREFERENCES, lake.SCORES, lake.REWARDS),
         lake.SELECTIONS,
         ("select", "train.algorithm", "train.oapl.beta_v", "train.bond.beta", "train.brakes.share"),
+        lambda p: [p.select.labels.path] if p.select.labels else [],
     ),
     Stage("train", "the winners go into the weights", (lake.SELECTIONS,), lake.ROUNDS, ("train", "model")),
     Stage(

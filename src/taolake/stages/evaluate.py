@@ -4,14 +4,12 @@ The only stage that reads gold labels (law 4). Without any, a judge that is not 
 The tuned adapter is served by the same engine, unmerged. Intervals and verdicts are made from these rows, not here.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taolake import ids, lake
 from taolake.config import Gold
-from taolake.curation.parse import parse
+from taolake.curation.labels import answers
 from taolake.scoring import checks, sql
 from taolake.selection.weights import best_of_k
 from taolake.stages import fingerprints, generate, groups, reward, score
@@ -127,13 +125,7 @@ def _same_number(answer: str, wanted: float | None) -> bool:
 
 def read_labels(task: str, gold: Gold, system: str | None = None) -> dict[str, str]:
     """Labels by prompt id; a line that cannot be read is an error, since a label lost would change the result."""
-    labels: dict[str, str] = {}
-    for number, line in enumerate(Path(gold.path).read_bytes().splitlines(), start=1):
-        logged = parse(line, "messages", system)
-        if isinstance(logged, str):
-            raise ValueError(f"{gold.path}:{number}: {logged}")
-        labels[ids.prompt_id(task, logged.messages)] = str(json.loads(line)["answer"])
-    return labels
+    return answers(gold.path, task, system)
 
 
 def comparer(gold: Gold, label: str) -> Callable[[str], bool]:

@@ -8,7 +8,7 @@ trains nothing and is counted. Where the project says by whom, the reward's pick
 from typing import TYPE_CHECKING, Any
 
 from taolake import ids, lake
-from taolake.stages import best_of, fingerprints, groups, lessons, reward
+from taolake.stages import best_of, fingerprints, groups, labelled, lessons, reward
 from taolake.stages.fanout import map_rows
 from taolake.stages.round import Outcome, Round
 
@@ -23,11 +23,15 @@ def select(round_: Round) -> Outcome:
 
     selection = fingerprints(round_.project)["select"]
     measured = best_of.measure(round_)
+    told = labelled.rows(round_, selection)
     k = measured["k"] if measured else round_.project.select.best_of
     grouped = _groups(round_).persist()
     try:
         lesson = lessons.of(round_.project, round_.number, selection, k)
         rows = map_rows(grouped, lake.SELECTIONS.columns, lesson.of_groups)
+        labels = round_.project.select.labels
+        if labels is not None and told is not None:
+            rows = told if labels.alone else rows.unionByName(told)
         round_.lake.append_once(lake.SELECTIONS, rows, ids.content_hash(round_.number, selection))
         made = round_.lake.read(lake.SELECTIONS).where(
             (f.col("selection") == selection) & (f.col("round") == round_.number)

@@ -54,9 +54,10 @@ def train(round_: Round) -> Outcome:
 
 
 def _warm_up(round_: Round, picked: dict[str, Any]) -> bool:
-    """Imitate first when many candidates fail the verifiers, or other strategies win often."""
+    """Imitate first when many candidates fail the verifiers, other strategies win often, or there are labels."""
     when = round_.project.train.warmup.when
-    return when == "always" or (when == "auto" and (picked["pass_rate"] < 0.9 or picked["stream_b_wins"] > 0.3))
+    needed = picked["pass_rate"] < 0.9 or picked["stream_b_wins"] > 0.3 or round_.project.select.labels is not None
+    return when == "always" or (when == "auto" and needed)
 
 
 def _reward_model(round_: Round) -> str | None:
