@@ -84,6 +84,42 @@ def test_a_lucky_draw_trips_nothing_but_the_same_number_of_many_does() -> None:
     assert names(look() | {"held": [1.0, 1.0, 1.0, 1.0, 0.0, 1.0] * 10}, many) == {"held"}
 
 
+def training(rng: random.Random, better: float, worse: float, prompts: int = 60, looks: int = 10) -> int | None:
+    """Looks at a policy whose answers drift: the share of right ones by `better`, and by `worse` the one answer to all.
+
+    Four answers a prompt; returns the look at which a wire trips.
+    """
+    hard = [rng.betavariate(1.5, 1.5) for _ in range(prompts)]
+
+    def seen(at: float) -> dict[str, list[float | None]]:
+        found: dict[str, list[float | None]] = {name: [] for name in ("held", "top_answer", "length", "entropy", "kl")}
+        for p in hard:
+            refused = [rng.random() < worse * at for _ in range(4)]
+            chance = min(max(p + better * at, 0.0), 1.0)
+            right = [not r and rng.random() < chance for r in refused]
+            tokens = [5 if r else rng.randint(15, 30) for r in refused]
+            found["held"].append(sum(right) / 4)
+            found["top_answer"].append(sum(refused) / 4)
+            found["length"].append(sum(tokens) / 4)
+            found["entropy"].append(rng.gauss(1.5 - 0.3 * at, 0.3))
+            found["kl"].append(rng.gauss(0.6 * at, 0.5))
+        return found
+
+    base = seen(0.0)
+    for i in range(1, looks + 1):
+        if names(base, seen(i / looks)):
+            return i
+    return None
+
+
+def test_an_honest_training_trips_in_at_most_one_of_twenty_seeds_and_a_gamed_one_always() -> None:
+    clean = [training(random.Random(seed), better=0.2, worse=0.0) for seed in range(20)]
+    assert sum(at is not None for at in clean) <= 1
+    gamed = [training(random.Random(seed), better=0.0, worse=1.0) for seed in range(20)]
+    # A tenth of the answers is refused at the first look, three tenths at the third: the wire is quick.
+    assert all(at is not None and at <= 3 for at in gamed)
+
+
 def test_what_was_not_measured_trips_nothing() -> None:
     bare: dict[str, list[float | None]] = {"entropy": [1.0] * N, "kl": [0.1] * N}
     assert {wire.name for wire in wires(bare, bare, SPEC, 8, DRAWS)} == {"kl", "entropy"}

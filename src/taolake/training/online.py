@@ -49,12 +49,14 @@ def run(job: TrainJob, name: str, make: Callable[..., Any]) -> TrainResult:
         "top_p": 1.0,
         "top_k": 0,
     }
+    model, adapter = setup.parts(job)
     trainer = make(
-        setup.policy(job),
+        model,
         arguments=shared,
         reward_funcs=FusedReward(project, job.reward_model, tokenizer),
         train_dataset=Dataset.from_list(prompts),
         processing_class=tokenizer,
+        peft_config=adapter,
     )
     metrics = checkpoint.train(trainer, name, job)
     rewards = [entry["reward"] for entry in trainer.state.log_history if "reward" in entry]

@@ -140,7 +140,7 @@ def save(model: Any, tokenizer: Any, job: TrainJob, folder: Path) -> Path:
     shutil.rmtree(partial, ignore_errors=True)
     if hasattr(model, "peft_config"):
         model.peft_config["default"].base_model_name_or_path = job.base
-        # GRPO with a KL term adds a frozen copy "ref" of the adapter, which would be saved too.
+        # A trainer of TRL that is given an adapter adds a frozen copy "ref" of it, which would be saved too.
         model.save_pretrained(partial, selected_adapters=["default"])
     else:
         model.save_pretrained(partial)
