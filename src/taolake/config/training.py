@@ -162,6 +162,15 @@ class Brakes(Section):
         return self
 
 
+class OtherTask(Section):
+    """Another project whose selection is trained on together with this one's, and whose holdout can block."""
+
+    project: str = Field(description="Its project file: same base and algorithm, its own task, scorers, lake and gate.")
+    round: int = Field(1, ge=1, description="Its round, done up to `select`.")
+    weight: float = Field(1.0, gt=0, description="How much its prompts are seen, beside this project's 1.")
+    max_loss: Share = Field(0.03, description="Its greedy accuracy may fall by so much; more refuses the promotion.")
+
+
 class Train(Section):
     """The optimiser's side."""
 
@@ -182,6 +191,10 @@ class Train(Section):
     grpo: Grpo = Field(default_factory=lambda: Grpo(), description="For `grpo`.")
     rloo: Rloo = Field(default_factory=lambda: Rloo(), description="For `rloo`.")
 
+    others: tuple[OtherTask, ...] = Field((), description="Tasks that are tuned together with this one.")
+    mixing: Share = Field(
+        1.0, description="Exponent of a task's prompts in its share: 1 counts prompts alike, 0 tasks alike."
+    )
     brakes: Brakes | None = Field(None, description="Looks while it trains; None trains to the end, unwatched.")
 
     @property

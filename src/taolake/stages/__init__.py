@@ -92,7 +92,14 @@ STAGES: tuple[Stage, ...] = (
         ("select", "train.algorithm", "train.oapl.beta_v", "train.bond.beta", "train.brakes.share"),
         lambda p: [p.select.labels.path] if p.select.labels else [],
     ),
-    Stage("train", "the winners go into the weights", (lake.SELECTIONS,), lake.ROUNDS, ("train", "model")),
+    Stage(
+        "train",
+        "the winners go into the weights",
+        (lake.SELECTIONS,),
+        lake.ROUNDS,
+        ("train", "model"),
+        lambda p: [other.project for other in p.train.others],
+    ),
     Stage(
         "evaluate",
         "base and tuned answer the holdout; labels, where some exist, are read here alone",

@@ -4,6 +4,7 @@ The only stage that reads gold labels (law 4). Without any, a judge that is not 
 The tuned adapter is served by the same engine, unmerged. Intervals and verdicts are made from these rows, not here.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from taolake.config import Gold
 from taolake.curation.labels import answers
 from taolake.scoring import checks, sql
 from taolake.selection.weights import best_of_k
-from taolake.stages import fingerprints, generate, groups, reward, score
+from taolake.stages import fingerprints, generate, groups, reward, score, together
 from taolake.stages.fanout import Row, map_rows
 from taolake.stages.round import Outcome, Round
 from taolake.trust import curve
@@ -24,10 +25,19 @@ if TYPE_CHECKING:
 
 
 def evaluate(round_: Round) -> Outcome:
-    """Answer, score and measure the holdout for both policies."""
+    """Answer, score and measure the holdout for both policies; with other tasks in the tuning, theirs too."""
+    outcome = compare(round_, round_.base, round_.tuned)
+    return dataclasses.replace(outcome, detail=outcome.detail | {"others": together.evaluate_others(round_)})
+
+
+def compare(round_: Round, base: Policy, tuned: Policy) -> Outcome:
+    """Measure a project's holdout with two policies; the base has answered it, the tuned one is asked here.
+
+    Raises:
+        ValueError: no holdout prompt has a label or a judge's word.
+    """
     from pyspark.sql import functions as f
 
-    base, tuned = round_.base, round_.tuned
     answered = generate.fill(round_, tuned, generate.holdout_cells(round_.project))
     score.fill(round_, tuned)
     reward.fill(round_, tuned)

@@ -9,10 +9,11 @@ over-optimisation curve: a reward whose best-of-k makes the gate's scorer fall h
 from typing import Any
 
 from taolake import lake
+from taolake.stages import together
 from taolake.stages.round import Outcome, Round
 from taolake.trust import curve
 from taolake.trust.sample import Draws
-from taolake.verdict import Guard, decide, paired_gain
+from taolake.verdict import Guard, Interval, decide, paired_gain
 
 
 def gate(round_: Round) -> Outcome:
@@ -35,6 +36,8 @@ def gate(round_: Round) -> Outcome:
     ]
     pushed = curve.curve(base, tuned, Draws(evaluate.resamples, round_.project.seed))
     guards += curve.guard(pushed)
+    others = _others(round_, found.get("others", {}))
+    guards += [guard for guard, _ in others.values()]
     verdict = decide(gain, guards, spec.min_gain)
     detail: dict[str, Any] = {
         "promoted": verdict.promoted,
@@ -42,10 +45,28 @@ def gate(round_: Round) -> Outcome:
         "gain": gain._asdict(),
         "prompts": len(prompts),
         "scorer": "gold" if evaluate.gold else evaluate.judge,
+        "tasks": {task: gain._asdict() for task, (_, gain) in others.items()},
         "curve": curve.sentence(pushed) if pushed else "",
         "guards": [{"name": g.name, "value": g.value, "limit": g.limit, "ok": g.ok} for g in guards],
     }
     return Outcome(0, 0, detail)
+
+
+def _others(round_: Round, found: dict[str, Any]) -> dict[str, tuple[Guard, Interval]]:
+    """For every other task of the tuning, its own gain, and a guard that trips where it lost more than it may."""
+    made: dict[str, tuple[Guard, Interval]] = {}
+    for other in round_.project.train.others:
+        theirs = together.opened(round_, other)
+        task = theirs.project.task.name
+        base, tuned = (
+            measured(theirs, found[task]["evaluation"], found[task][who])["greedy"] for who in ("base", "tuned")
+        )
+        prompts = sorted(base.keys() & tuned.keys())
+        resamples = round_.project.evaluate.resamples
+        gain = paired_gain([base[p] for p in prompts], [tuned[p] for p in prompts], resamples, round_.project.seed)
+        lost = max(-gain.mean, 0.0)
+        made[task] = (Guard(f"loss_of_{task}", lost, other.max_loss, lost <= other.max_loss), gain)
+    return made
 
 
 def measured(round_: Round, evaluation: str, model: str) -> dict[str, dict[str, float]]:

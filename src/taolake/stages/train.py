@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from taolake import databricks
-from taolake.stages import fingerprints
+from taolake.stages import fingerprints, together
 from taolake.stages.reward_model import train_reward_model
 from taolake.stages.round import Outcome, Round, policy
-from taolake.stages.select import training_rows
 from taolake.training.job import TrainJob
 
 
@@ -22,7 +21,7 @@ def train(round_: Round) -> Outcome:
     picked = round_.done("select").detail
     folder = round_.work / f"train-{fingerprints(project)['train'][:12]}"
     folder.mkdir(parents=True, exist_ok=True)
-    rows, table = folder / "selection.parquet", training_rows(round_, picked["selection"])
+    rows, (table, seen) = folder / "selection.parquet", together.rows(round_, picked["selection"])
     pq.write_table(table, rows)
     scored = project.train.online or project.train.brakes is not None
     job = TrainJob(
@@ -50,7 +49,8 @@ def train(round_: Round) -> Outcome:
         "revision": made.revision,
         "adapter": made.adapter,
     }
-    return Outcome(0, result.metrics.get("tokens", 0), {**detail, "warmup": job.warmup, "metrics": result.metrics})
+    detail |= {"warmup": job.warmup, "metrics": result.metrics, "tasks": seen}
+    return Outcome(0, result.metrics.get("tokens", 0), detail)
 
 
 def _warm_up(round_: Round, picked: dict[str, Any]) -> bool:
