@@ -9,7 +9,6 @@ import yaml
 from pyspark.sql import SparkSession
 
 from taolake import stages
-from taolake.config import Project
 from taolake.stages import gate, together, train
 from taolake.stages.round import Outcome, Round
 from tests.projects import fake_project, open_round, write_log
@@ -41,7 +40,7 @@ def test_rows_of_both_tasks_are_trained_on_by_their_shares(spark: SparkSession, 
     selection = mixed.done("select").detail["selection"]
     table, seen = together.rows(mixed, selection)
     alone, nothing = together.rows(Round(mixed.lake, fake_project(tmp_path), 1), selection)
-    assert nothing == {} and alone.num_rows < table.num_rows + alone.num_rows
+    assert nothing == {}
     mine = set(alone["prompt_id"].to_pylist())
     told = Counter(table["prompt_id"].to_pylist())
     theirs = set(told) - mine
@@ -87,8 +86,3 @@ def test_a_task_that_gets_worse_blocks(
     assert guard["ok"] is (max(lost, 0.0) <= max_loss)
     assert verdict["tasks"]["second"]["mean"] == pytest.approx(-lost)
     assert guard["ok"] or not verdict["promoted"]
-
-
-def test_the_project_file_reads_back(spark: SparkSession, tmp_path: Path) -> None:
-    raw = fake_project(tmp_path, train={"others": [{"project": "b.yml"}]}).model_dump(mode="json", by_alias=True)
-    assert Project.model_validate(raw).train.others[0].max_loss == 0.03

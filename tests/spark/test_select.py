@@ -1,0 +1,74 @@
+"""Select on the fake engine: k from the reward's own peak, no training where it never rises, rows of each algorithm."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from taolake import lake, stages
+from taolake.config import Project
+from taolake.stages.round import Round
+from taolake.trust import TrustError
+from tests.projects import fake_project, open_round, write_log
+
+SCORERS = [
+    {"kind": "regex", "name": "two", "pattern": "select 2"},
+    {"kind": "regex", "name": "one", "pattern": "select 1"},
+    {"kind": "regex", "name": "judge", "pattern": "select 2 *$"},
+]
+
+
+def project(folder: Path, weights: dict[str, float], **sections: Any) -> Project:
+    write_log(folder / "log.jsonl", [f"question {i}" for i in range(24)])
+    reward = {"weights": weights, "min_spread": 0.0}
+    return fake_project(folder, scorers=SCORERS, reward=reward, **sections)
+
+
+def upto_select(spark: SparkSession, made: Project) -> Round:
+    round_ = open_round(spark, made)
+    for name in ("ingest", "generate", "label", "score", "reward", "trust", "select"):
+        stages.run(round_, name)
+    return round_
+
+
+def test_a_reward_that_finds_right_answers_sets_k(spark: SparkSession, tmp_path: Path) -> None:
+    select = {"measured_by": "judge", "best_of": 6}
+    round_ = upto_select(spark, project(tmp_path, {"two": 1.0}, select=select))
+    found = round_.done("select").detail["best_of"]
+    assert 2 <= found["k"] <= 6 and found["measured_by"] == "judge" and found["rise"]["low"] > 0
+    means = [point["mean"] for point in found["points"]]
+    assert means == sorted(means) and len(means) == 6
+    wanted = round_.lake.read(lake.CANDIDATES).where("stream = 'A'")
+    train = {r["prompt_id"] for r in round_.lake.read(lake.PROMPTS).where("split = 'train'").collect()}
+    texts = [r["text"] for r in wanted.collect() if r["prompt_id"] in train]
+    assert means[0] == pytest.approx(texts.count("select 2") / len(texts))
+
+
+def test_a_reward_that_never_rises_ends_the_round_with_what_was_measured(spark: SparkSession, tmp_path: Path) -> None:
+    made = project(tmp_path, {"one": 1.0}, select={"measured_by": "judge"})
+    with pytest.raises(TrustError, match="it never rises above one answer; mend the reward"):
+        upto_select(spark, made)
+    record = open_round(spark, made).records()["select"]
+    assert record.state == "failed" and record.detail["best_of"]["k"] == 1
+    assert record.detail["best_of"]["points"][-1]["mean"] < record.detail["best_of"]["points"][0]["mean"]
+
+
+def test_without_choices_nothing_can_be_measured_by_people(spark: SparkSession, tmp_path: Path) -> None:
+    with pytest.raises(TrustError, match="best-of-k cannot be measured: people has no word"):
+        upto_select(spark, project(tmp_path, {"two": 1.0}, select={"measured_by": "people"}))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kinds"), [("dpo", {"chosen", "rejected"}), ("kto", {"good", "bad"}), ("bond", {"regress"})]
+)
+def test_rows_of_each_algorithm_are_in_the_table(
+    spark: SparkSession, tmp_path: Path, algorithm: str, kinds: set[str]
+) -> None:
+    round_ = upto_select(spark, project(tmp_path, {"two": 1.0}, train={"algorithm": algorithm}))
+    rows = round_.lake.read(lake.SELECTIONS).collect()
+    assert {row["kind"] for row in rows} == kinds and len({row["row_id"] for row in rows}) == len(rows)
+    if algorithm == "dpo":
+        sides = {kind: {r["prompt_id"] for r in rows if r["kind"] == kind} for kind in kinds}
+        assert sides["chosen"] == sides["rejected"] and all(row["weight"] == 1.0 for row in rows)
+        assert {row["text"] for row in rows if row["kind"] == "chosen"} == {"select 2"}
