@@ -169,12 +169,23 @@ def test_resume_is_exact(base: str, tmp_path: Path, kill_at: Callable[[int], Non
     assert same(weights_of(again.folder), weights_of(straight.folder))
 
 
+def test_a_step_of_prompts_holds_none_twice_and_every_pass_holds_all() -> None:
+    from taolake.training.online import schedule
+
+    prompts = [{"prompt_id": str(i)} for i in range(7)]
+    names = [row["prompt_id"] for row in schedule(prompts, 3, 10, seed=1)]
+    assert len(names) == 30 and all(len(set(names[i : i + 3])) == 3 for i in range(0, 30, 3))
+    assert all(len(set(names[i : i + 6])) == 6 for i in range(0, 30, 6))  # two whole steps a pass, one prompt waits
+    assert set(names) == set("0123456") and names[:6] != names[6:12]
+    assert schedule(prompts, 3, 4, seed=1) == schedule(prompts, 3, 10, seed=1)[:12] != schedule(prompts, 3, 4, seed=2)
+
+
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_online_training_resumes_exactly(
     base: str, tmp_path: Path, kill_at: Callable[[int], None], algorithm: str
 ) -> None:
-    scorers = [{"kind": "regex", "name": "vowel", "pattern": "e"}]
-    project = project_of(base, scorers, {"weights": {"vowel": 1}, "min_spread": 0})
+    scorers = [{"kind": "regex", "name": "early", "pattern": "^[^a-z]*[a-m]"}]  # about half of what it says at first
+    project = project_of(base, scorers, {"weights": {"early": 1}, "min_spread": 0})
     settings = {algorithm: {"steps": 3, "num_generations": 4, "learning_rate": 0.01}, "batch_size": 8, "save_steps": 2}
     job = job_of(base, tmp_path / "whole", [row_of("prompt", t) for t in THINGS[:4]], algorithm, **settings)
     whole = project.model_dump(mode="json", by_alias=True)

@@ -6,7 +6,9 @@ scores are fused here into ONE reward, because TRL counts a None beside another 
 (trl PR #5902).
 """
 
+import random
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from taolake import scoring
@@ -48,13 +50,14 @@ def run(job: TrainJob, name: str, make: Callable[..., Any]) -> TrainResult:
         "temperature": 1.0,
         "top_p": 1.0,
         "top_k": 0,
+        "shuffle_dataset": False,
     }
     model, adapter = setup.parts(job)
     trainer = make(
         model,
         arguments=shared,
         reward_funcs=FusedReward(project, job.reward_model, tokenizer),
-        train_dataset=Dataset.from_list(prompts),
+        train_dataset=Dataset.from_list(schedule(prompts, size, spec["steps"], job.seed)),
         processing_class=tokenizer,
         peft_config=adapter,
     )
@@ -77,6 +80,21 @@ def unique_prompts(job: TrainJob) -> list[dict[str, Any]]:
 def prompts_per_step(prompts: int, batch: int, generations: int) -> int:
     """Prompts per optimiser step: TRL drops an incomplete last chunk, so never more than there are."""
     return max(1, min(prompts, batch // generations))
+
+
+def schedule(prompts: Sequence[dict[str, Any]], size: int, steps: int, seed: int) -> list[dict[str, Any]]:
+    """Prompts of all steps in one go, `size` a step: shuffled anew for every pass, none twice in a step.
+
+    One long epoch needs no epoch counter: TRL's own sampler draws its second epoch otherwise after a resume.
+    """
+    order: list[dict[str, Any]] = []
+    for epoch in count():
+        if len(order) >= steps * size:
+            break
+        shuffled = list(prompts)
+        random.Random(f"{seed}:{epoch}").shuffle(shuffled)
+        order += shuffled[: len(shuffled) // size * size]
+    return order[: steps * size]
 
 
 class FusedReward:
