@@ -14,7 +14,7 @@ from taolake import lake, stages
 from taolake.config import Strategy
 from taolake.stages import answer, commits, generate, ledger
 from taolake.stages.answer import Cells
-from taolake.stages.budget import Budget
+from taolake.stages.cap import Cap
 from taolake.stages.flight import two_in_flight
 from taolake.stages.round import Round
 from tests.projects import fake_project, open_round, write_log
@@ -351,12 +351,12 @@ def test_a_round_stops_at_its_limit_and_goes_on_with_a_higher_one(
     stages.run(round_, "ingest")
     looks = iter([True] * 3)
 
-    def spent(budget: Budget) -> None:
+    def spent(cap: Cap) -> None:
         if not next(looks, False):
             raise RuntimeError("raise cost.max_dollars")
 
     with monkeypatch.context() as poor, pytest.raises(RuntimeError, match=r"raise cost\.max_dollars"):
-        poor.setattr(Budget, "check", spent)
+        poor.setattr(Cap, "check", spent)
         stages.run(round_, "generate")
     assert round_.records()["generate"].state == "failed"
     kept = {row["candidate_id"]: row["chunk_id"] for row in round_.lake.read(lake.CANDIDATES).collect()}

@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from taolake import cli, cost
 from taolake.cli.cost import measured
-from taolake.config import Cost, Project
+from taolake.config import Budget, Cost, Project
 from taolake.cost import Inputs, Speeds
-from taolake.stages.budget import Budget
+from taolake.stages.cap import Cap
 from taolake.stages.round import Record
 from tests.projects import fake_project
 
@@ -49,12 +49,32 @@ def test_tokens_and_hours_by_hand(tmp_path: object) -> None:
     [
         ({"algorithm": "rft", "warmup": {"epochs": 3}}, 80 * 4 * 3),
         ({"algorithm": "tao", "warmup": {"when": "never"}, "oapl": {"epochs": 1}}, 80 * 8 * 2),
+        ({"algorithm": "bond", "bond": {"epochs": 1}}, 80 * 8 * 2),
+        ({"algorithm": "kto", "kto": {"epochs": 1}}, 80 * 10 * 2 * 2),
+        ({"algorithm": "dpo", "dpo": {"epochs": 2}}, 80 * 2 * 3),
         ({"algorithm": "grpo", "batch_size": 16, "grpo": {"steps": 5}}, 80),
+        ({"algorithm": "rloo", "batch_size": 16, "rloo": {"steps": 5}}, 80),
     ],
 )
 def test_every_algorithm_passes_over_its_rows(tmp_path: object, train: dict[str, object], rows: int) -> None:
     inputs = Inputs(100, 0, prompt_tokens=30.0, speeds=SPEEDS, dbu_per_gpu_hour=10)
     assert cost.expected(project(tmp_path, train=train), inputs)[1].tokens == rows * 50
+
+
+@pytest.mark.parametrize(
+    ("budget", "answers"),
+    [
+        ({"tokens": 4000}, 200),
+        ({"tokens": 10**9}, 80 * 12),
+        ({"dollars": 0.1, "dollars_per_million": [1.0, 10.0]}, 0.1 / (30 + 20 * 10) * 1e6),
+    ],
+)
+def test_a_budget_bounds_what_is_generated(tmp_path: object, budget: dict[str, object], answers: float) -> None:
+    inputs = Inputs(100, 0, prompt_tokens=30.0, speeds=SPEEDS, dbu_per_gpu_hour=10)
+    whole = project(tmp_path)
+    limited = Budget.model_validate({"scorer": "query", "n_max": 12, **budget})
+    adaptive = whole.model_copy(update={"generate": whole.generate.model_copy(update={"budget": limited})})
+    assert cost.expected(adaptive, inputs)[0].tokens == pytest.approx((answers + 100) * 20)
 
 
 def test_plan_shows_its_inputs_and_counts_dbus() -> None:
@@ -95,17 +115,17 @@ def test_a_finished_round_knows_its_speeds(tmp_path: object) -> None:
         measured(opened)
 
 
-def test_a_budget_counts_what_was_spent_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cap_counts_what_was_spent_before(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     price = Cost(dollars_per_hour=2.0, max_dollars=3.0)
-    budget = Budget(price, seconds=3600.0)
-    budget.check()
+    cap = Cap(price, seconds=3600.0)
+    cap.check()
     now[0] += 1799
-    budget.check()
+    cap.check()
     now[0] += 1
     with pytest.raises(
         RuntimeError, match=r"has cost 3\.00 of 3\.00 dollars; raise cost\.max_dollars and run it again"
     ):
-        budget.check()
-    Budget(price.model_copy(update={"max_dollars": None}), 1e9).check()
+        cap.check()
+    Cap(price.model_copy(update={"max_dollars": None}), 1e9).check()

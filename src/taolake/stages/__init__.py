@@ -17,7 +17,7 @@ from taolake import __version__, lake
 from taolake.config import Project
 from taolake.ids import content_hash, file_hash
 from taolake.lake import Table
-from taolake.stages.budget import Budget
+from taolake.stages.cap import Cap
 from taolake.stages.round import Meter, Outcome, Record, Round
 
 
@@ -159,8 +159,8 @@ def run(round_: Round, name: str) -> tuple[Outcome, bool]:
     before = STAGES[: STAGES.index(stage)]
     if before:
         round_.done(before[-1].name)
-    round_.budget = Budget(round_.project.cost, sum(each.seconds for each in records.values()))
-    round_.budget.check()
+    round_.cap = Cap(round_.project.cost, sum(each.seconds for each in records.values()))
+    round_.cap.check()
     book = _Book(round_, stage, fingerprint, record if record is not None and record.state != "done" else None)
     book.write("running", Outcome(0), None)
     with Meter() as meter:

@@ -111,7 +111,7 @@ class _Run:
 
     def stage(self, chunk: Chunk) -> dict[str, Any]:
         """Have the engines answer a chunk, unless its answers lie here from a stopped run; what was measured."""
-        self.round_.budget.check()
+        self.round_.cap.check()
         beats = self.round_.beats(chunk.id)
         if self.desk.staged(chunk):
             seen = self.desk.measure(chunk)

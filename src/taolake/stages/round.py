@@ -22,7 +22,7 @@ from taolake import lake
 from taolake.config import Project
 from taolake.ids import content_hash, file_hash
 from taolake.lake import Lake
-from taolake.stages.budget import Budget
+from taolake.stages.cap import Cap
 from taolake.types import Policy
 
 _POLL_S = 0.5
@@ -63,7 +63,7 @@ class Round:
         self.lake = lake_
         self.project = project
         self.number = number
-        self.budget = Budget(project.cost, 0.0)
+        self.cap = Cap(project.cost, 0.0)
 
     @cached_property
     def base(self) -> Policy:
@@ -139,7 +139,7 @@ class Round:
         bars: dict[str, Progress] = {}
 
         def on_line(line: str) -> None:
-            self.budget.check()
+            self.cap.check()
             words = line.split()
             if len(words) == 4 and words[0] == "PROGRESS":
                 bar = bars.get(words[1])

@@ -8,7 +8,7 @@ import time
 from taolake.config import Cost
 
 
-class Budget:
+class Cap:
     """What a round may still cost, from the moment this is made.
 
     Args:
