@@ -1,5 +1,6 @@
 """What Spark does with Python workers, as far as engines depend on it: who is taken again, and when one is closed."""
 
+import contextlib
 import os
 import signal
 import time
@@ -93,7 +94,8 @@ def test_a_host_stays_with_its_device_when_workers_come_and_go(spark: SparkSessi
         assert not now & workers
         workers |= now
         for pid in now:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # Spark has closed it
+                os.kill(pid, signal.SIGKILL)
     hosts = {line.split()[0] for line in (tmp_path / "diary").read_text().splitlines()}
     assert len(hosts) == 2
     assert not hosts & {str(pid) for pid in workers}

@@ -227,12 +227,12 @@ def test_a_worker_ends_with_its_parent(tmp_path: Path) -> None:
     """The grandchild asks for it, its parent is killed, and it is gone."""
 
     def parent() -> None:
-        if (pid := os.fork()) == 0:
+        if os.fork() == 0:
             reaper.die_with_parent()
+            (tmp_path / "pid").write_text(str(os.getpid()))
             (tmp_path / "ready").touch()
             time.sleep(60)
             os._exit(0)
-        (tmp_path / "pid").write_text(str(pid))
 
     above = started(parent, tmp_path / "ready")
     grandchild = int((tmp_path / "pid").read_text())
