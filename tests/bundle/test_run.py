@@ -17,6 +17,7 @@ from tests.bundle.resolve import ROOT, bundle, read
 from tests.bundle.runner import EXCLUDED, SUCCESS, Run, jvm
 from tests.workspace.fake import Workspace, serving
 
+pytestmark = pytest.mark.slow  # two runs of all tasks, each in a process of its own: five minutes on two cores
 MODEL = "main.tuning.tuned"
 REPAIRED = ("gate", "promoted")
 

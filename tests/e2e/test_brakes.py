@@ -136,7 +136,7 @@ def test_brakes_look_inside_the_trainers_of_trl(base: str, tmp_path: Path, insid
         rows += [row_of("good", thing, text=WORDS[i]), row_of("bad", thing, text=WORDS[i - 1])]
     for algorithm in ("tao", inside):
         section = {"rft": "warmup", "tao": "oapl"}.get(algorithm, algorithm)
-        length = {"steps": 2, "num_generations": 2} if algorithm in ("grpo", "rloo") else {"epochs": 1}
+        length = {"steps": 3, "num_generations": 8} if algorithm in ("grpo", "rloo") else {"epochs": 1}
         settings = {section: {**length, "learning_rate": 0.003}, "brakes": {"every": 1, "patience": 9, **OPEN}}
         job = braked(base, tmp_path / algorithm, rows, algorithm, **settings)
         assert job.project is not None

@@ -90,5 +90,5 @@ def test_content_id_is_of_the_set_of_rows(here: Lake, spark: SparkSession) -> No
 def test_a_catalog_location_gives_three_level_names(spark: SparkSession) -> None:
     here = Lake(spark, "main.tuning")
     assert here.in_catalog
-    assert here._name(lake.PROMPTS) == "main.tuning.prompts"
+    assert here.name(lake.PROMPTS) == "main.tuning.prompts"
     assert not Lake(spark, "build/a.b").in_catalog

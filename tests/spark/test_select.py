@@ -59,6 +59,7 @@ def test_without_choices_nothing_can_be_measured_by_people(spark: SparkSession, 
         upto_select(spark, project(tmp_path, {"two": 1.0}, select={"measured_by": "people"}))
 
 
+@pytest.mark.slow  # whole fake rounds, minutes on two cores
 @pytest.mark.parametrize(
     ("algorithm", "kinds"), [("dpo", {"chosen", "rejected"}), ("kto", {"good", "bad"}), ("bond", {"regress"})]
 )

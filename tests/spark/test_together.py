@@ -34,6 +34,7 @@ def first(spark: SparkSession, folder: Path, **settings: Any) -> Round:
     return round_
 
 
+@pytest.mark.slow  # whole fake rounds, minutes on two cores
 def test_rows_of_both_tasks_are_trained_on_by_their_shares(spark: SparkSession, tmp_path: Path) -> None:
     path = other(spark, tmp_path / "second")
     mixed = first(spark, tmp_path, others=[{"project": str(path)}], mixing=0.0)
@@ -64,6 +65,7 @@ def test_what_cannot_be_tuned_together_is_refused(spark: SparkSession, tmp_path:
             together.opened(open_round(spark, project), project.train.others[0])
 
 
+@pytest.mark.slow  # whole fake rounds, minutes on two cores
 @pytest.mark.parametrize("max_loss", [0.0, 1.0])
 def test_a_task_that_gets_worse_blocks(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_loss: float
