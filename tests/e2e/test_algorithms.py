@@ -127,31 +127,8 @@ def test_one_sided_verdicts_are_refused(base: str, tmp_path: Path) -> None:
         run(job_of(base, tmp_path, [row_of("good", thing, text="blue") for thing in THINGS], "kto"))
 
 
-class Killed(Exception):
-    pass
-
-
-@pytest.fixture
-def kill_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """End a training in this process after so many steps in all; 0 lets it run."""
-    from taolake.training import checkpoint
-
-    limit = [0]
-
-    def on_step_end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == limit[0]:
-            raise Killed
-
-    monkeypatch.setattr(checkpoint.Progress, "on_step_end", on_step_end)
-
-    def at(step: int) -> None:
-        limit[0] = step
-
-    return at
-
-
 @pytest.mark.parametrize("algorithm", OFFLINE)
-def test_resume_is_exact(base: str, tmp_path: Path, kill_at: Callable[[int], None], algorithm: str) -> None:
+def test_resume_is_exact(base: str, tmp_path: Path, restarted: Callable[..., Any], algorithm: str) -> None:
     """Killed at step 3 with a checkpoint at step 2: the same weights to the last bit as without."""
     section = {"rft": "warmup", "tao": "oapl"}.get(algorithm, algorithm)
     settings = {section: {"epochs": 1, "learning_rate": 0.003}, "batch_size": 2, "save_steps": 2}
@@ -159,12 +136,7 @@ def test_resume_is_exact(base: str, tmp_path: Path, kill_at: Callable[[int], Non
     job = replace(job_of(base, tmp_path / "whole", rows, algorithm, **settings), warmup=False)
     straight = run(job)
     assert straight.metrics["steps"] >= 4 and straight.metrics["resumed_at"] == 0
-    other = replace(job, out=str(tmp_path / "killed"))
-    kill_at(3)
-    with pytest.raises(Killed):
-        run(other)
-    kill_at(0)
-    again = run(other)
+    again = restarted(run, replace(job, out=str(tmp_path / "killed")), 3)
     assert again.metrics["resumed_at"] == 2
     assert same(weights_of(again.folder), weights_of(straight.folder))
 
@@ -182,7 +154,7 @@ def test_a_step_of_prompts_holds_none_twice_and_every_pass_holds_all() -> None:
 
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_online_training_resumes_exactly(
-    base: str, tmp_path: Path, kill_at: Callable[[int], None], algorithm: str
+    base: str, tmp_path: Path, restarted: Callable[..., Any], algorithm: str
 ) -> None:
     scorers = [{"kind": "regex", "name": "early", "pattern": "^[^a-z]*[a-m]"}]  # about half of what it says at first
     project = project_of(base, scorers, {"weights": {"early": 1}, "min_spread": 0})
@@ -194,11 +166,6 @@ def test_online_training_resumes_exactly(
     straight = run(job)
     assert straight.metrics["steps"] == 3 and straight.metrics["prompts"] == 4
     assert any("lora_B" in name and value.abs().max() > 0 for name, value in weights_of(straight.folder).items())
-    other = replace(job, out=str(tmp_path / "killed"))
-    kill_at(3)
-    with pytest.raises(Killed):
-        run(other)
-    kill_at(0)
-    again = run(other)
+    again = restarted(run, replace(job, out=str(tmp_path / "killed")), 3)
     assert again.metrics["resumed_at"] == 2
     assert same(weights_of(again.folder), weights_of(straight.folder))

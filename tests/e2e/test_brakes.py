@@ -11,7 +11,6 @@ import pytest
 from taolake.training.job import TrainJob, read_trips
 from taolake.training.launch import _attempts, launch
 from taolake.trust.brakes import BrakeError
-from tests.e2e.test_algorithms import Killed, kill_at  # noqa: F401
 from tests.e2e.toy import (
     THINGS,
     WORDS,
@@ -102,10 +101,7 @@ def test_a_run_without_progress_training_stops_early(base: str, tmp_path: Path) 
 
 @pytest.mark.parametrize("lora", [{"rank": 8, "alpha": 16}, None])
 def test_looking_changes_nothing_and_a_killed_run_decides_alike(
-    base: str,
-    tmp_path: Path,
-    kill_at: Callable[[int], None],  # noqa: F811
-    lora: dict[str, int] | None,
+    base: str, tmp_path: Path, restarted: Callable[..., Any], lora: dict[str, int] | None
 ) -> None:
     """Without a held-out score the last weights are kept: those of a run that nobody looks at, to the last bit."""
     settings = {"oapl": {"epochs": 2, "learning_rate": 0.003}, "lora": lora, "save_steps": 3}
@@ -115,12 +111,7 @@ def test_looking_changes_nothing_and_a_killed_run_decides_alike(
     assert straight.metrics["brakes"]["best_step"] == straight.metrics["steps"] == 10
     free = _attempts(replace(job, out=str(tmp_path / "free"), settings={**job.settings, "brakes": None}))
     assert free is not None and same(weights_of(free.folder), weights_of(straight.folder))
-    other = replace(job, out=str(tmp_path / "killed"))
-    kill_at(5)
-    with pytest.raises(Killed):
-        _attempts(other)
-    kill_at(0)
-    again = _attempts(other)
+    again = restarted(_attempts, replace(job, out=str(tmp_path / "killed")), 5)
     assert again is not None
     assert again.metrics["resumed_at"] == 3
     assert again.metrics["brakes"] == straight.metrics["brakes"]

@@ -151,6 +151,16 @@ def test_another_model_waits_for_no_task_and_replaces_none_in_use(short: Path) -
     assert len(hosts(short)) == 1
 
 
+def test_another_engine_has_its_own_limit_of_patience() -> None:
+    with engine(answers=("one",), stall_s=60.0) as first:
+        assert len(answers(window.run(first, requests(1)))) == 4
+    with (
+        engine(answers=("two",), stall_s=0.5, faults={"bad": "stall"}) as second,
+        pytest.raises(RuntimeError, match=r"no engine step ended in 0\.5 s"),
+    ):
+        list(window.run(second, requests(1, "bad")))
+
+
 def test_it_ends_with_its_executor_and_takes_its_children_along(
     executor: "subprocess.Popen[bytes]", short: Path
 ) -> None:

@@ -244,10 +244,12 @@ class _Host:
             self._device.enter_context(reaper.holding(self._names, len(self._names)))
         try:
             engine = engines.build(spec, Model(**hello["model"]), Policy(**hello["policy"]))
-        except Exception as error:
+        except Exception as error:  # whatever loading a model raises is the task's to hear
             self._device.close()
             return {"error": f"{type(error).__name__}: {error}"}
-        if self._dog is None:
+        if wanted != self._of:
+            if self._dog:
+                self._dog.close()
             self._dog = Watchdog(spec.stall_s, self._died)
         self._engine, self._of, self._done[task] = engine, wanted, []
         return {"width": engine.width}
@@ -301,7 +303,7 @@ def main() -> None:
         threading.Thread(target=accept, daemon=True).start()
         try:
             host.run()
-        except Exception as error:
+        except Exception as error:  # the engine's death: tasks are told by the socket's end, and read why
             path.with_suffix(".why").write_text(f"{type(error).__name__}: {error}")
             traceback.print_exc()
         path.unlink(missing_ok=True)
