@@ -26,6 +26,14 @@ def prompt_id(task: str, messages: Sequence[Message]) -> str:
     return content_hash("prompt", task, [[m["role"], m["content"]] for m in messages])
 
 
+def user_id(name: str) -> str:
+    """What tables downstream know of a person: enough to find their rows again by name, not to read the name off.
+
+    A name that can be guessed can be confirmed, so this is a pseudonym and no anonymity.
+    """
+    return content_hash("user", name)
+
+
 def candidate_id(prompt: str, policy: str, strategy: str, sample: int) -> str:
     """Identify one cell of the generation plan."""
     return content_hash("candidate", prompt, policy, strategy, sample)

@@ -161,13 +161,13 @@ def test_help_loads_next_to_nothing_and_telemetry_is_off() -> None:
 
 
 def test_only_lake_opens_a_table_of_ours() -> None:
-    """Outside lake.py no table is opened, written or named to Spark; others read the user's own, or work files."""
+    """Outside the lake no table is opened, written or named to Spark; others read the user's own, or work files."""
     doors = {"DeltaTable", ".forPath", ".forName", ".saveAsTable", ".insertInto", ".createOrReplace", ".writeTo"}
     through = {name_of(file): sorted(names_in(file) & doors) for file in FILES if names_in(file) & doors}
-    assert list(through) == ["lake.py"]
+    assert list(through) == ["lake/__init__.py"]
     readers = {name_of(file) for file in FILES for node in ast.walk(tree_of(file)) if is_spark_read(node)}
     users_own, work_files = {"stages/ingest.py", "stages/spark_sql.py"}, {"commits", "journal", "ledger"}
-    assert readers == {"lake.py", *users_own, *(f"stages/{name}.py" for name in work_files)}
+    assert readers == {"lake/__init__.py", *users_own, *(f"stages/{name}.py" for name in work_files)}
 
 
 def is_spark_read(node: ast.AST) -> bool:
@@ -178,13 +178,13 @@ def is_spark_read(node: ast.AST) -> bool:
 
 
 def test_only_lake_names_a_table_in_a_path() -> None:
-    """No text outside lake.py ends in a table's name after a slash or a dot, as a path or a three-level name would."""
+    """No text outside the lake ends in a table's name after a slash or a dot, as a path or a three-level name would."""
     ends = tuple(f"{mark}{table.name}" for table in lake.TABLES for mark in ("/", "}.", "lake."))
     assert len(ends) == 3 * len(lake.TABLES) > 20
     found = [
         f"{name_of(file)}:{node.lineno}: {node.value!r}"
         for file in FILES
-        if name_of(file) != "lake.py"
+        if unit_of(file) != "lake"
         for node in ast.walk(tree_of(file))
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(ends)
     ]

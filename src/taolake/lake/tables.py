@@ -1,29 +1,16 @@
-"""The tables, and the only module that names one.
+"""The tables as constants: name, key, columns with their comments, and the stage that writes each.
 
-A table is a constant: name, key, columns with their comments, and the stage that writes it. Locally a table is a folder
-below the lake's; on Databricks it is `catalog.schema.name`. Three ways to write, all safe to repeat: `append_once` (a
-chunk of new rows, at most once), `insert_new` (rows whose key is not there yet), `merge` (upsert by key). Source of the
-idempotent append: Delta's `txnAppId`/`txnVersion` writer options.
+Not here: reading and writing them (`taolake.lake`).
 """
 
-import contextlib
-import random
 import re
-import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taolake.ids import content_hash
-
 if TYPE_CHECKING:
-    from delta.tables import DeltaMergeBuilder, DeltaTable
-    from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
-
-_PROPERTIES = {"delta.setTransactionRetentionDuration": "interval 90 days"}
+PROPERTIES = {"delta.setTransactionRetentionDuration": "interval 90 days"}
 _MOST_CLUSTERED = 4  # columns that liquid clustering takes
 _COLUMN = re.compile(r"(\w+) ([^']+?) COMMENT '([^']*)'")
 
@@ -55,7 +42,7 @@ class Table:
         if keyed:
             columns.append(f"CONSTRAINT {self.name}_key PRIMARY KEY ({', '.join(self.key)})")
         # Chunk ids are remembered for as long as a run may rest before it is resumed, then leave the snapshot.
-        properties = ", ".join(f"{quoted(key)} = {quoted(value)}" for key, value in _PROPERTIES.items())
+        properties = ", ".join(f"{quoted(key)} = {quoted(value)}" for key, value in PROPERTIES.items())
         return (
             f"CREATE TABLE IF NOT EXISTS {name} (\n  " + ",\n  ".join(columns) + "\n) USING DELTA\n"
             f"COMMENT {quoted(self.comment)}\n"
@@ -235,6 +222,95 @@ ROUNDS = Table(
        started_at TIMESTAMP COMMENT 'first start',
        finished_at TIMESTAMP COMMENT 'null while running'""",
 )
+PAYLOADS = Table(
+    "payloads",
+    ("databricks_request_id",),
+    "serve",
+    "Requests and answers as `taolake serve` logged them, in the shape of Databricks' AI Gateway inference table.",
+    """databricks_request_id STRING COMMENT 'id of the request, also in the answer',
+       request_date DATE COMMENT 'day in UTC',
+       client_request_id STRING COMMENT 'id the caller chose',
+       request_time TIMESTAMP COMMENT 'arrival',
+       status_code INT COMMENT 'of HTTP',
+       sampling_fraction DOUBLE COMMENT 'share of the requests that is logged',
+       execution_duration_ms BIGINT COMMENT 'of the model, without the network',
+       request STRING COMMENT 'body as it came, JSON',
+       response STRING COMMENT 'body of the answer, JSON; chunks of a stream put together',
+       logging_error_codes ARRAY<STRING> COMMENT 'MAX_REQUEST_SIZE_EXCEEDED, MAX_RESPONSE_SIZE_EXCEEDED',
+       served_entity_id STRING COMMENT 'model version that answered',
+       requester STRING COMMENT 'who asked'""",
+    ("request", "response", "requester"),
+)
+REACTIONS = Table(
+    "reactions",
+    ("request_id", "source"),
+    "serve",
+    "Reactions as `taolake serve` took them.",
+    """request_id STRING COMMENT 'payloads.databricks_request_id',
+       source STRING COMMENT 'kind and who said it: one word of one person on one request',
+       kind STRING COMMENT 'thumb, edit or regenerate',
+       value DOUBLE COMMENT '-1 to 1; null for an edit',
+       text STRING COMMENT 'edited answer, or comment',
+       requester STRING COMMENT 'who reacted',
+       at TIMESTAMP COMMENT 'when'""",
+    ("text", "requester"),
+)
+INFERENCE_LOG = Table(
+    "inference_log",
+    ("request_id",),
+    "collect",
+    "What was asked in production and what was answered, whatever shape the log had; personal data replaced.",
+    """request_id STRING COMMENT 'as the platform names it; a content hash where it does not',
+       logged_at TIMESTAMP COMMENT 'when the request came',
+       shape STRING COMMENT 'what kind of log it stood in',
+       source STRING COMMENT 'file and line, or table and row',
+       endpoint STRING COMMENT 'who was asked',
+       model STRING COMMENT 'version that answered, as the log names it',
+       share DOUBLE COMMENT 'chance with which a request went to this version; null: not split',
+       status_code INT COMMENT 'of HTTP; 200: an answer came',
+       task STRING COMMENT 'task of the project',
+       session STRING COMMENT 'conversation the request belongs to',
+       user_id STRING COMMENT 'hash of who asked (taolake.ids.user_id)',
+       consent BOOLEAN COMMENT 'false: never to be learned from; null: nothing was said',
+       expires_at TIMESTAMP COMMENT 'end of retention; null: none',
+       messages ARRAY<STRUCT<role: STRING, content: STRING>> COMMENT 'conversation up to the question',
+       answer STRING COMMENT 'what was answered; null: nothing',
+       finish_reason STRING COMMENT 'as logged',
+       prompt_tokens INT COMMENT 'as logged',
+       tokens INT COMMENT 'of the answer, as logged',
+       latency_ms BIGINT COMMENT 'to the last token',
+       first_token_ms BIGINT COMMENT 'to the first token, where the log knows'""",
+    ("messages", "answer"),
+)
+FEEDBACK = Table(
+    "feedback",
+    ("request_id", "source"),
+    "collect",
+    "How people reacted to an answer.",
+    """request_id STRING COMMENT 'inference_log.request_id',
+       source STRING COMMENT 'kind and who or what said it: one word of one source on one request',
+       kind STRING COMMENT 'thumb, edit, regenerate or rating',
+       value DOUBLE COMMENT '-1 to 1; null for an edit',
+       text STRING COMMENT 'the edited answer, or the comment; personal data replaced',
+       user_id STRING COMMENT 'hash of who reacted',
+       at TIMESTAMP COMMENT 'when'""",
+    ("text",),
+)
+MONITORS = Table(
+    "monitors",
+    ("window_start", "model", "metric"),
+    "monitor",
+    "What was measured of production, per window and model version.",
+    """window_start TIMESTAMP COMMENT 'begin of the window',
+       window_end TIMESTAMP COMMENT 'end of the window, not in it',
+       model STRING COMMENT 'inference_log.model',
+       metric STRING COMMENT 'what was measured; see docs/flywheel.md',
+       value DOUBLE COMMENT 'measured; null: too few rows to say',
+       low DOUBLE COMMENT 'lower end of its interval',
+       high DOUBLE COMMENT 'upper end of its interval',
+       n BIGINT COMMENT 'rows it rests on',
+       alert STRING COMMENT 'rule that fired; empty otherwise'""",
+)
 EPOCHS = Table(
     "epochs",
     ("scope",),
@@ -247,156 +323,10 @@ EPOCHS = Table(
 )
 TABLES: tuple[Table, ...] = (
     PROMPTS, QUARANTINE, CANDIDATES, PREFERENCES, JUDGEMENTS, SCORES, REWARDS, SELECTIONS, EVALUATIONS, ROUNDS, EPOCHS,
+    PAYLOADS, REACTIONS, INFERENCE_LOG, FEEDBACK, MONITORS,
 )  # fmt: skip
-_RACES = 20  # writers that may be quicker than this one, one after the other, before it gives up
-
-
-class Lake:
-    """Delta tables below one folder, or in one `catalog.schema`.
-
-    Args:
-        spark: the session; this class never creates one.
-        location: a folder, or `catalog.schema` for tables in a catalog.
-    """
-
-    def __init__(self, spark: "SparkSession", location: str) -> None:
-        self.spark = spark
-        self.in_catalog = "/" not in location and location.count(".") == 1
-        self.location = location if self.in_catalog else str(Path(location).resolve())
-        self._known: set[str] = set()
-
-    def read(self, table: Table, version: int | None = None) -> "DataFrame":
-        """Read a table, as of a version if one is given; a table never written is empty."""
-        self._ensure(table)
-        reader = self.spark.read.format("delta")
-        if version is not None:
-            reader = reader.option("versionAsOf", version)
-        return reader.table(self.name(table)) if self.in_catalog else reader.load(self.name(table))
-
-    def append_once(self, table: Table, rows: "DataFrame", chunk: str) -> None:
-        """Append a chunk unless a chunk of this id was committed before.
-
-        The id must be a hash of the keys in the chunk (`content_id`): Delta then drops a repetition silently and can
-        never mistake other rows for it.
-        """
-        self._ensure(table)
-        writer = self._conform(table, rows).write.format("delta").mode("append")
-        writer = writer.option("txnAppId", f"taolake/{table.name}/{chunk}").option("txnVersion", "1")
-        if self.in_catalog:
-            writer.saveAsTable(self.name(table))
-        else:
-            writer.save(self.name(table))
-
-    def insert_new(self, table: Table, rows: "DataFrame") -> None:
-        """Insert the rows whose key is not in the table; the others are left as they are."""
-        self._merge(table, rows, lambda merge: merge.whenNotMatchedInsertAll())
-
-    def merge(self, table: Table, rows: "DataFrame") -> None:
-        """Upsert by key; a row that already says the same is not rewritten."""
-        others = [c for c in table.schema().names if c not in table.key]
-        changed = " OR ".join(f"NOT (old.{c} <=> new.{c})" for c in others if c not in _maps(table))
-        condition = changed or "false"
-        self._merge(table, rows, lambda m: m.whenMatchedUpdateAll(condition=condition).whenNotMatchedInsertAll())
-
-    def version(self, table: Table) -> int:
-        """Newest version number of a table."""
-        self._ensure(table)
-        return int(self._delta(table).history(1).select("version").first()["version"])
-
-    def content_id(self, rows: "DataFrame", *columns: str) -> str:
-        """Hash a set of rows by their values, in any order and without bringing them to the driver; 128 bits.
-
-        Two rows with equal values would cancel out: the columns given must be a key.
-        """
-        from pyspark.sql import functions as f
-
-        halves = [f.bit_xor(f.xxhash64(f.lit(salt), *columns)) for salt in ("a", "b")]
-        first, second, count = rows.agg(*halves, f.count(f.lit(1))).collect()[0]
-        return content_hash(first, second, count)
-
-    def execute(self, statements: Iterable[str]) -> None:
-        """Run SQL that only a catalog understands; each statement must be safe to repeat (`taolake.unity`)."""
-        for statement in statements:
-            self.spark.sql(statement)
-
-    def _merge(
-        self, table: Table, rows: "DataFrame", clauses: "Callable[[DeltaMergeBuilder], DeltaMergeBuilder]"
-    ) -> None:
-        """Merge by key; where another writer was quicker, read the table anew and try again."""
-        from delta.exceptions import (
-            ConcurrentAppendException,
-            ConcurrentDeleteDeleteException,
-            ConcurrentDeleteReadException,
-            ConcurrentTransactionException,
-        )
-
-        lost = (
-            ConcurrentAppendException,
-            ConcurrentDeleteDeleteException,
-            ConcurrentDeleteReadException,
-            ConcurrentTransactionException,
-        )
-        for race in range(_RACES + 1):
-            source = self._conform(table, rows).alias("new")
-            try:
-                clauses(self._delta(table).alias("old").merge(source, _same_key(table))).execute()
-                return
-            except lost:
-                if race == _RACES:
-                    raise
-                time.sleep(random.uniform(0.05, 0.5))
-
-    def _delta(self, table: Table) -> "DeltaTable":
-        from delta.tables import DeltaTable
-
-        self._ensure(table)
-        if self.in_catalog:
-            return DeltaTable.forName(self.spark, self.name(table))
-        return DeltaTable.forPath(self.spark, self.name(table))
-
-    def name(self, table: Table) -> str:
-        """Three-level name, or folder."""
-        return f"{self.location}.{table.name}" if self.in_catalog else f"{self.location}/{table.name}"
-
-    def _ensure(self, table: Table) -> None:
-        """Create the table with its comments on first use; asked once a session."""
-        from delta.exceptions import MetadataChangedException, ProtocolChangedException
-        from delta.tables import DeltaTable
-
-        if table.name in self._known:
-            return
-        if self.in_catalog:
-            self.spark.sql(table.create(self.name(table), keyed=False))
-        elif not DeltaTable.isDeltaTable(self.spark, self.name(table)):
-            builder = DeltaTable.createIfNotExists(self.spark).addColumns(table.schema()).comment(table.comment)
-            builder = builder.location(self.name(table))
-            for key, value in _PROPERTIES.items():
-                builder = builder.property(key, value)
-            # Another driver may make it at the same moment, with the same columns.
-            with contextlib.suppress(MetadataChangedException, ProtocolChangedException):
-                builder.execute()
-        self._known.add(table.name)
-
-    def _conform(self, table: Table, rows: "DataFrame") -> "DataFrame":
-        """Bring columns into the table's order and types; a missing or extra column is an error of the stage."""
-        wanted, got = table.schema().names, rows.columns
-        if set(wanted) != set(got):
-            missing, extra = sorted(set(wanted) - set(got)), sorted(set(got) - set(wanted))
-            raise ValueError(f"rows for table {table.name!r}: missing columns {missing}, unknown columns {extra}")
-        from pyspark.sql import functions as f
-
-        return rows.select([f.col(field.name).cast(field.dataType).alias(field.name) for field in table.schema()])
 
 
 def quoted(text: str) -> str:
     """A text as a SQL literal."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _maps(table: Table) -> set[str]:
-    """Map columns: Spark cannot compare them, so `merge` judges change by the others."""
-    return {field.name for field in table.schema() if field.dataType.typeName() == "map"}
-
-
-def _same_key(table: Table) -> str:
-    return " AND ".join(f"old.{column} <=> new.{column}" for column in table.key)

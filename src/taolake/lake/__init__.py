@@ -1,0 +1,211 @@
+"""The tables, and the only package that names or opens one; as constants they stand in `taolake.lake.tables`.
+
+Locally a table is a folder below the lake's; on Databricks it is `catalog.schema.name`. Three ways to write, all safe
+to repeat: `append_once` (a chunk of new rows, at most once), `insert_new` (rows whose key is not there yet), `merge`
+(upsert by key). Source of the idempotent append: Delta's `txnAppId`/`txnVersion` writer options.
+"""
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taolake.ids import content_hash
+from taolake.lake.tables import (
+    CANDIDATES,
+    EPOCHS,
+    EVALUATIONS,
+    FEEDBACK,
+    INFERENCE_LOG,
+    JUDGEMENTS,
+    MONITORS,
+    PAYLOADS,
+    PREFERENCES,
+    PROMPTS,
+    PROPERTIES,
+    QUARANTINE,
+    REACTIONS,
+    REWARDS,
+    ROUNDS,
+    SCORES,
+    SELECTIONS,
+    TABLES,
+    Table,
+    quoted,
+)
+
+if TYPE_CHECKING:
+    from delta.tables import DeltaMergeBuilder, DeltaTable
+    from pyspark.sql import DataFrame, SparkSession
+
+__all__ = [
+    "CANDIDATES",
+    "EPOCHS",
+    "EVALUATIONS",
+    "FEEDBACK",
+    "INFERENCE_LOG",
+    "JUDGEMENTS",
+    "MONITORS",
+    "PAYLOADS",
+    "PREFERENCES",
+    "PROMPTS",
+    "QUARANTINE",
+    "REACTIONS",
+    "REWARDS",
+    "ROUNDS",
+    "SCORES",
+    "SELECTIONS",
+    "TABLES",
+    "Lake",
+    "Table",
+    "quoted",
+]
+_RACES = 20  # writers that may be quicker than this one, one after the other, before it gives up
+
+
+class Lake:
+    """Delta tables below one folder, or in one `catalog.schema`.
+
+    Args:
+        spark: the session; this class never creates one.
+        location: a folder, or `catalog.schema` for tables in a catalog.
+    """
+
+    def __init__(self, spark: "SparkSession", location: str) -> None:
+        self.spark = spark
+        self.in_catalog = "/" not in location and location.count(".") == 1
+        self.location = location if self.in_catalog else str(Path(location).resolve())
+        self._known: set[str] = set()
+
+    def read(self, table: Table, version: int | None = None) -> "DataFrame":
+        """Read a table, as of a version if one is given; a table never written is empty."""
+        self._ensure(table)
+        reader = self.spark.read.format("delta")
+        if version is not None:
+            reader = reader.option("versionAsOf", version)
+        return reader.table(self.name(table)) if self.in_catalog else reader.load(self.name(table))
+
+    def append_once(self, table: Table, rows: "DataFrame", chunk: str) -> None:
+        """Append a chunk unless a chunk of this id was committed before.
+
+        The id must be a hash of the keys in the chunk (`content_id`): Delta then drops a repetition silently and can
+        never mistake other rows for it.
+        """
+        self._ensure(table)
+        writer = self._conform(table, rows).write.format("delta").mode("append")
+        writer = writer.option("txnAppId", f"taolake/{table.name}/{chunk}").option("txnVersion", "1")
+        if self.in_catalog:
+            writer.saveAsTable(self.name(table))
+        else:
+            writer.save(self.name(table))
+
+    def insert_new(self, table: Table, rows: "DataFrame") -> None:
+        """Insert the rows whose key is not in the table; the others are left as they are."""
+        self._merge(table, rows, lambda merge: merge.whenNotMatchedInsertAll())
+
+    def merge(self, table: Table, rows: "DataFrame") -> None:
+        """Upsert by key; a row that already says the same is not rewritten."""
+        others = [c for c in table.schema().names if c not in table.key]
+        changed = " OR ".join(f"NOT (old.{c} <=> new.{c})" for c in others if c not in _maps(table))
+        condition = changed or "false"
+        self._merge(table, rows, lambda m: m.whenMatchedUpdateAll(condition=condition).whenNotMatchedInsertAll())
+
+    def version(self, table: Table) -> int:
+        """Newest version number of a table."""
+        self._ensure(table)
+        return int(self._delta(table).history(1).select("version").first()["version"])
+
+    def content_id(self, rows: "DataFrame", *columns: str) -> str:
+        """Hash a set of rows by their values, in any order and without bringing them to the driver; 128 bits.
+
+        Two rows with equal values would cancel out: the columns given must be a key.
+        """
+        from pyspark.sql import functions as f
+
+        halves = [f.bit_xor(f.xxhash64(f.lit(salt), *columns)) for salt in ("a", "b")]
+        first, second, count = rows.agg(*halves, f.count(f.lit(1))).collect()[0]
+        return content_hash(first, second, count)
+
+    def execute(self, statements: Iterable[str]) -> None:
+        """Run SQL that only a catalog understands; each statement must be safe to repeat (`taolake.unity`)."""
+        for statement in statements:
+            self.spark.sql(statement)
+
+    def _merge(
+        self, table: Table, rows: "DataFrame", clauses: "Callable[[DeltaMergeBuilder], DeltaMergeBuilder]"
+    ) -> None:
+        """Merge by key; where another writer was quicker, read the table anew and try again."""
+        from delta.exceptions import (
+            ConcurrentAppendException,
+            ConcurrentDeleteDeleteException,
+            ConcurrentDeleteReadException,
+            ConcurrentTransactionException,
+        )
+
+        lost = (
+            ConcurrentAppendException,
+            ConcurrentDeleteDeleteException,
+            ConcurrentDeleteReadException,
+            ConcurrentTransactionException,
+        )
+        for race in range(_RACES + 1):
+            source = self._conform(table, rows).alias("new")
+            try:
+                clauses(self._delta(table).alias("old").merge(source, _same_key(table))).execute()
+                return
+            except lost:
+                if race == _RACES:
+                    raise
+                time.sleep(random.uniform(0.05, 0.5))
+
+    def _delta(self, table: Table) -> "DeltaTable":
+        from delta.tables import DeltaTable
+
+        self._ensure(table)
+        if self.in_catalog:
+            return DeltaTable.forName(self.spark, self.name(table))
+        return DeltaTable.forPath(self.spark, self.name(table))
+
+    def name(self, table: Table) -> str:
+        """Three-level name, or folder."""
+        return f"{self.location}.{table.name}" if self.in_catalog else f"{self.location}/{table.name}"
+
+    def _ensure(self, table: Table) -> None:
+        """Create the table with its comments on first use; asked once a session."""
+        from delta.exceptions import MetadataChangedException, ProtocolChangedException
+        from delta.tables import DeltaTable
+
+        if table.name in self._known:
+            return
+        if self.in_catalog:
+            self.spark.sql(table.create(self.name(table), keyed=False))
+        elif not DeltaTable.isDeltaTable(self.spark, self.name(table)):
+            builder = DeltaTable.createIfNotExists(self.spark).addColumns(table.schema()).comment(table.comment)
+            builder = builder.location(self.name(table))
+            for key, value in PROPERTIES.items():
+                builder = builder.property(key, value)
+            # Another driver may make it at the same moment, with the same columns.
+            with contextlib.suppress(MetadataChangedException, ProtocolChangedException):
+                builder.execute()
+        self._known.add(table.name)
+
+    def _conform(self, table: Table, rows: "DataFrame") -> "DataFrame":
+        """Bring columns into the table's order and types; a missing or extra column is an error of the stage."""
+        wanted, got = table.schema().names, rows.columns
+        if set(wanted) != set(got):
+            missing, extra = sorted(set(wanted) - set(got)), sorted(set(got) - set(wanted))
+            raise ValueError(f"rows for table {table.name!r}: missing columns {missing}, unknown columns {extra}")
+        from pyspark.sql import functions as f
+
+        return rows.select([f.col(field.name).cast(field.dataType).alias(field.name) for field in table.schema()])
+
+
+def _maps(table: Table) -> set[str]:
+    """Map columns: Spark cannot compare them, so `merge` judges change by the others."""
+    return {field.name for field in table.schema() if field.dataType.typeName() == "map"}
+
+
+def _same_key(table: Table) -> str:
+    return " AND ".join(f"old.{column} <=> new.{column}" for column in table.key)
