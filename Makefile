@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint validate deploy smoke bench clean lock
+.PHONY: help setup demo test slow lint validate deploy smoke bench clean lock
 PYTHON ?= python3
 BIN := .venv/bin
 # Test files at once: each has a Spark session and engines of its own, about 6 GiB.
@@ -27,6 +27,9 @@ demo: setup ## run the embedded example: one whole round, ending with a proof ca
 # Files keep the order that tests/conftest.py gives them, in which long ones come first and short ones fill the end.
 test: setup ## run the tests (no GPU, no key)
 	$(BIN)/python -m pytest -m "not gpu and not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+slow: setup ## run the tests that `make test` leaves out: an hour or more, one at a time
+	$(BIN)/python -m pytest -m "slow and not gpu"
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -9,7 +9,8 @@ import yaml
 
 from tests.bundle.resolve import ROOT, TARGETS
 
-PULL, DEPLOY = (ROOT / ".github" / "workflows" / f"{name}.yml" for name in ("pull_request", "deploy"))
+WORKFLOWS = ROOT / ".github" / "workflows"
+PULL, DEPLOY, NIGHTLY = (WORKFLOWS / f"{name}.yml" for name in ("pull_request", "deploy", "nightly"))
 AZURE = ROOT / "ci" / "azure-pipelines.yml"
 
 
@@ -24,7 +25,7 @@ def commands(job: dict[str, Any]) -> list[str]:
 
 
 def test_there_are_the_workflows() -> None:
-    assert sorted((ROOT / ".github" / "workflows").glob("*")) == [DEPLOY, PULL]
+    assert sorted(WORKFLOWS.glob("*")) == [DEPLOY, NIGHTLY, PULL]
     assert parsed(PULL)[True] == "pull_request"  # YAML reads the key `on` as true
     assert parsed(DEPLOY)[True] == {"push": {"branches": ["main"]}}
 
@@ -34,6 +35,13 @@ def test_a_change_is_linted_tested_and_validated_for_every_target() -> None:
     assert commands(jobs["test"]) == ["make lint", "make test"]
     assert tuple(jobs["validate"]["strategy"]["matrix"]["target"]) == TARGETS
     assert commands(jobs["validate"]) == ["make validate TARGET=${{ matrix.target }}"]
+
+
+def test_every_night_runs_what_a_change_does_not() -> None:
+    """The two marks of `make test` and `make slow` leave nothing out but what needs a GPU."""
+    assert commands(parsed(NIGHTLY)["jobs"]["slow"]) == ["make slow"]
+    marks = re.findall(r'-m "([^"]+)"', (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert marks == ["not gpu and not slow", "slow and not gpu"]
 
 
 def test_main_goes_to_staging_then_smoke_then_prod_with_an_approval() -> None:

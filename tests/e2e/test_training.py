@@ -252,7 +252,7 @@ def test_child_dies_with_its_parent(base: str, tmp_path: Path) -> None:
         parent.kill()
         parent.wait()
     # Well before its imports are done: only the signal can have ended it.
-    _wait(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2], 3)
+    _wait(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2], 10)
 
 
 def _wait(check: Callable[[], Any], seconds: float = 60) -> Any:

@@ -30,10 +30,17 @@ def answers(round_: Round) -> dict[str, int]:
     return {r["prompt_id"]: r["count"] for r in rows if r["prompt_id"] in train}
 
 
-def test_waves_end_under_the_budget_and_every_prompt_was_asked(spark: SparkSession, tmp_path: Path) -> None:
-    round_ = open_round(spark, project(tmp_path))
+@pytest.fixture(scope="module")
+def whole(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Round:
+    """A run that nothing stopped."""
+    round_ = open_round(spark, project(tmp_path_factory.mktemp("whole")))
     for name in ("ingest", "generate"):
         stages.run(round_, name)
+    return round_
+
+
+def test_waves_end_under_the_budget_and_every_prompt_was_asked(whole: Round) -> None:
+    round_ = whole
     said = round_.done("generate").detail["budget"]
     given = answers(round_)
     train = round_.lake.read(lake.PROMPTS).where("split = 'train'").count()
@@ -56,15 +63,10 @@ def test_a_small_budget_is_kept(spark: SparkSession, tmp_path: Path) -> None:
 
 
 def test_a_stopped_run_asks_what_the_uninterrupted_one_does(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, whole: Round, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped after a wave was written down and before it was asked; the same candidates come out."""
-    whole = open_round(spark, project(tmp_path))
-    for name in ("ingest", "generate"):
-        stages.run(whole, name)
-    other = tmp_path / "other"
-    other.mkdir()
-    stopped = open_round(spark, project(other))
+    stopped = open_round(spark, project(tmp_path))
     stages.run(stopped, "ingest")
     kept, calls = adaptive.write_atomic, []
 

@@ -12,6 +12,7 @@ from taolake.curation.labels import answers
 from taolake.stages.round import Round
 from tests.projects import fake_project, open_round, write_log
 
+UPSTREAM = ("ingest", "generate", "label", "score", "reward", "trust")
 QUESTIONS = [f"question {i}" for i in range(24)]
 
 
@@ -32,36 +33,47 @@ def splits(holdout: float = 0.3) -> dict[str, list[str]]:
     return found
 
 
-def selected(spark: SparkSession, folder: Path, **sections: Any) -> Round:
-    write_log(folder / "log.jsonl", QUESTIONS)
-    round_ = open_round(spark, fake_project(folder, **sections))
-    for name in ("ingest", "generate", "label", "score", "reward", "trust", "select"):
+@pytest.fixture(scope="module")
+def folder(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A round before select, which labels do not reach."""
+    made = tmp_path_factory.mktemp("labelled")
+    write_log(made / "log.jsonl", QUESTIONS)
+    round_ = open_round(spark, fake_project(made))
+    for name in UPSTREAM:
         stages.run(round_, name)
+    return made
+
+
+def selected(spark: SparkSession, folder: Path, **sections: Any) -> Round:
+    round_ = open_round(spark, fake_project(folder, **sections))
+    assert not any(stages.run(round_, name)[1] for name in UPSTREAM)
+    stages.run(round_, "select")
     return round_
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_labels_are_imitated(spark: SparkSession, tmp_path: Path, alone: bool) -> None:
+def test_labels_are_imitated(spark: SparkSession, folder: Path, tmp_path: Path, alone: bool) -> None:
     some = splits()["train"][:3]
     path = write_labels(tmp_path / "labels.jsonl", some)
     sections = {"select": {"labels": {"path": path, "alone": alone}}, "train": {"algorithm": "rft"}}
-    rows = selected(spark, tmp_path, **sections).lake.read(lake.SELECTIONS).collect()
+    round_ = selected(spark, folder, **sections)
+    rows = round_.lake.rows(lake.SELECTIONS, selection=round_.done("select").detail["selection"])
     told = [row for row in rows if row["candidate_id"] is None]
     assert sorted({row["text"] for row in told}) == sorted(f"right {q}" for q in some)
     assert len(told) == 3 * 4 == len({row["row_id"] for row in told}) and {row["kind"] for row in rows} == {"imitate"}
     assert (len(rows) == len(told)) is alone
 
 
-def test_a_label_of_the_holdout_is_refused(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_label_of_the_holdout_is_refused(spark: SparkSession, folder: Path, tmp_path: Path) -> None:
     path = write_labels(tmp_path / "labels.jsonl", [splits()["train"][0], splits()["holdout"][0]])
     with pytest.raises(ValueError, match="labels 1 prompts of split holdout, wanted training prompts alone"):
-        selected(spark, tmp_path, select={"labels": {"path": path}})
+        selected(spark, folder, select={"labels": {"path": path}})
 
 
-def test_labels_of_other_prompts_are_refused(spark: SparkSession, tmp_path: Path) -> None:
+def test_labels_of_other_prompts_are_refused(spark: SparkSession, folder: Path, tmp_path: Path) -> None:
     path = write_labels(tmp_path / "labels.jsonl", ["never asked"])
     with pytest.raises(ValueError, match="labels 1 prompts and none is in the log"):
-        selected(spark, tmp_path, select={"labels": {"path": path}})
+        selected(spark, folder, select={"labels": {"path": path}})
 
 
 def test_a_line_without_an_answer_is_named(tmp_path: Path) -> None:

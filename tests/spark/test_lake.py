@@ -1,6 +1,9 @@
-"""The three ways to write a table: each is safe to repeat, and the schema is the one in `lake.py`."""
+"""The three ways to write a table: each is safe to repeat, and the schema is the one in `taolake.lake.tables`."""
 
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
@@ -63,6 +66,32 @@ def test_merge_updates_by_key(here: Lake, spark: SparkSession) -> None:
     here.merge(lake.PROMPTS, spark.createDataFrame([("p", "t", [("user", "a")], "train", 1, "f:1", "r")], schema))
     here.merge(lake.PROMPTS, spark.createDataFrame([("p", "t", [("user", "a")], "train", 3, "f:1", "r")], schema))
     assert [(r["prompt_id"], r["seen"]) for r in here.read(lake.PROMPTS).collect()] == [("p", 3)]
+
+
+def row_of(stage: str, state: str) -> dict[str, Any]:
+    given = {"round": 1, "stage": stage, "state": state, "reads": {"prompts": 3}, "started_at": datetime.now(UTC)}
+    return dict.fromkeys(lake.ROUNDS.schema().names) | given
+
+
+def test_single_rows_are_the_same_with_and_without_spark(here: Lake, spark: SparkSession) -> None:
+    """delta-rs and Spark write one table in turn, and each reads what the other wrote."""
+    written = row_of("it's", "running")
+    here.put(lake.ROUNDS, written)
+    here.merge(lake.ROUNDS, spark.createDataFrame([row_of("score", "running")], lake.ROUNDS.schema()))
+    here.put(lake.ROUNDS, written | {"state": "done"})
+    here.put(lake.ROUNDS, row_of("score", "failed"))
+    found = here.read(lake.ROUNDS).collect()
+    assert {row["stage"]: row["state"] for row in found} == {"it's": "done", "score": "failed"}
+    assert here.rows(lake.ROUNDS, stage="it's", round=1) == [written | {"state": "done"}]
+    assert here.rows(lake.ROUNDS, stage="nobody's") == []
+    assert here.version(lake.ROUNDS) == here._delta(lake.ROUNDS).history(1).collect()[0]["version"] == 4
+
+
+def test_single_rows_of_several_writers_are_all_there(here: Lake) -> None:
+    stages = [f"stage {n}" for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda stage: here.put(lake.ROUNDS, row_of(stage, "done")), stages))
+    assert sorted(row["stage"] for row in here.rows(lake.ROUNDS)) == stages
 
 
 def test_a_missing_or_unknown_column_is_named(here: Lake, spark: SparkSession) -> None:

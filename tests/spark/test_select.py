@@ -19,8 +19,15 @@ SCORERS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all of them run: what is upstream of a changed section is done once."""
+    made = tmp_path_factory.mktemp("select")
+    write_log(made / "log.jsonl", [f"question {i}" for i in range(24)])
+    return made
+
+
 def project(folder: Path, weights: dict[str, float], **sections: Any) -> Project:
-    write_log(folder / "log.jsonl", [f"question {i}" for i in range(24)])
     reward = {"weights": weights, "min_spread": 0.0}
     return fake_project(folder, scorers=SCORERS, reward=reward, **sections)
 
@@ -32,9 +39,9 @@ def upto_select(spark: SparkSession, made: Project) -> Round:
     return round_
 
 
-def test_a_reward_that_finds_right_answers_sets_k(spark: SparkSession, tmp_path: Path) -> None:
+def test_a_reward_that_finds_right_answers_sets_k(spark: SparkSession, folder: Path) -> None:
     select = {"measured_by": "judge", "best_of": 6}
-    round_ = upto_select(spark, project(tmp_path, {"two": 1.0}, select=select))
+    round_ = upto_select(spark, project(folder, {"two": 1.0}, select=select))
     found = round_.done("select").detail["best_of"]
     assert 2 <= found["k"] <= 6 and found["measured_by"] == "judge" and found["rise"]["low"] > 0
     means = [point["mean"] for point in found["points"]]
@@ -45,31 +52,30 @@ def test_a_reward_that_finds_right_answers_sets_k(spark: SparkSession, tmp_path:
     assert means[0] == pytest.approx(texts.count("select 2") / len(texts))
 
 
-def test_a_reward_that_never_rises_ends_the_round_with_what_was_measured(spark: SparkSession, tmp_path: Path) -> None:
-    made = project(tmp_path, {"one": 1.0}, select={"measured_by": "judge"})
-    with pytest.raises(TrustError, match="it never rises above one answer; mend the reward"):
-        upto_select(spark, made)
-    record = open_round(spark, made).records()["select"]
-    assert record.state == "failed" and record.detail["best_of"]["k"] == 1
-    assert record.detail["best_of"]["points"][-1]["mean"] < record.detail["best_of"]["points"][0]["mean"]
-
-
-def test_without_choices_nothing_can_be_measured_by_people(spark: SparkSession, tmp_path: Path) -> None:
+def test_without_choices_nothing_can_be_measured_by_people(spark: SparkSession, folder: Path) -> None:
     with pytest.raises(TrustError, match="best-of-k cannot be measured: people has no word"):
-        upto_select(spark, project(tmp_path, {"two": 1.0}, select={"measured_by": "people"}))
+        upto_select(spark, project(folder, {"two": 1.0}, select={"measured_by": "people"}))
 
 
-@pytest.mark.slow  # whole fake rounds, minutes on two cores
 @pytest.mark.parametrize(
     ("algorithm", "kinds"), [("dpo", {"chosen", "rejected"}), ("kto", {"good", "bad"}), ("bond", {"regress"})]
 )
 def test_rows_of_each_algorithm_are_in_the_table(
-    spark: SparkSession, tmp_path: Path, algorithm: str, kinds: set[str]
+    spark: SparkSession, folder: Path, algorithm: str, kinds: set[str]
 ) -> None:
-    round_ = upto_select(spark, project(tmp_path, {"two": 1.0}, train={"algorithm": algorithm}))
-    rows = round_.lake.read(lake.SELECTIONS).collect()
+    round_ = upto_select(spark, project(folder, {"two": 1.0}, train={"algorithm": algorithm}))
+    rows = round_.lake.rows(lake.SELECTIONS, selection=round_.done("select").detail["selection"])
     assert {row["kind"] for row in rows} == kinds and len({row["row_id"] for row in rows}) == len(rows)
     if algorithm == "dpo":
         sides = {kind: {r["prompt_id"] for r in rows if r["kind"] == kind} for kind in kinds}
         assert sides["chosen"] == sides["rejected"] and all(row["weight"] == 1.0 for row in rows)
         assert {row["text"] for row in rows if row["kind"] == "chosen"} == {"select 2"}
+
+
+def test_a_reward_that_never_rises_ends_the_round_with_what_was_measured(spark: SparkSession, folder: Path) -> None:
+    made = project(folder, {"one": 1.0}, select={"measured_by": "judge"})
+    with pytest.raises(TrustError, match="it never rises above one answer; mend the reward"):
+        upto_select(spark, made)
+    record = open_round(spark, made).records()["select"]
+    assert record.state == "failed" and record.detail["best_of"]["k"] == 1
+    assert record.detail["best_of"]["points"][-1]["mean"] < record.detail["best_of"]["points"][0]["mean"]

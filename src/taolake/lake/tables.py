@@ -330,3 +330,8 @@ TABLES: tuple[Table, ...] = (
 def quoted(text: str) -> str:
     """A text as a SQL literal."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def maps(table: Table) -> set[str]:
+    """Map columns: neither Spark nor delta-rs compares them."""
+    return {name for name, kind, _ in table.fields() if kind.startswith("MAP<")}

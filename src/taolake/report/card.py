@@ -77,10 +77,8 @@ def card(round_: Round) -> dict[str, Any]:
 
 def _rows(round_: Round) -> dict[str, dict[str, Any]]:
     """The round's books by stage, in the order of the stages; `detail` comes decoded."""
-    from pyspark.sql import functions as f
-
     order = {stage.name: place for place, stage in enumerate(STAGES)}
-    found = [row.asDict() for row in round_.lake.read(lake.ROUNDS).where(f.col("round") == round_.number).collect()]
+    found = round_.lake.rows(lake.ROUNDS, round=round_.number)
     found.sort(key=lambda row: (order.get(row["stage"], len(order)), row["stage"]))
     return {row["stage"]: row | {"detail": json.loads(row["detail"] or "{}")} for row in found}
 

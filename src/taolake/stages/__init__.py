@@ -182,15 +182,12 @@ def run_all(round_: Round) -> Iterator[tuple[Stage, Outcome, bool]]:
 
 def reopen(round_: Round, name: str) -> list[str]:
     """Have a stage and all after it run again, since what they read has changed; returns those that were done."""
-    from pyspark.sql import functions as f
-
     after = [stage.name for stage in STAGES[STAGES.index(named(name)) :]]
-    mine = (f.col("round") == round_.number) & f.col("stage").isin(after) & (f.col("state") == "done")
-    rows = round_.lake.read(lake.ROUNDS).where(mine)
-    done = [row["stage"] for row in rows.select("stage").collect()]
-    if done:
-        round_.lake.merge(lake.ROUNDS, rows.withColumn("state", f.lit("reopened")))
-    return [name for name in after if name in done]
+    done = {row["stage"]: row for row in round_.lake.rows(lake.ROUNDS, round=round_.number) if row["state"] == "done"}
+    for stage in after:
+        if stage in done:
+            round_.lake.put(lake.ROUNDS, done[stage] | {"state": "reopened"})
+    return [stage for stage in after if stage in done]
 
 
 class _Book:
@@ -221,8 +218,7 @@ class _Book:
             "started_at": self._started,
             "finished_at": None if state == "running" else datetime.now(UTC),
         }
-        frame = self._round.lake.spark.createDataFrame([row], lake.ROUNDS.schema())
-        self._round.lake.merge(lake.ROUNDS, frame)
+        self._round.lake.put(lake.ROUNDS, row)
 
 
 def _at(project: Project, path: str) -> Any:

@@ -87,9 +87,7 @@ class Round:
 
     def records(self) -> dict[str, Record]:
         """The round's rows in `rounds`, by stage."""
-        from pyspark.sql import functions as f
-
-        rows = self.lake.read(lake.ROUNDS).where(f.col("round") == self.number).collect()
+        rows = self.lake.rows(lake.ROUNDS, round=self.number)
         return {
             r["stage"]: Record(
                 r["stage"],
