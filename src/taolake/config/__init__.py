@@ -7,7 +7,7 @@ Every field says what it means, its range is in its type, and a misspelt key is 
 from taolake.config.base import ImportPath, Name, Section, Share, sections_in
 from taolake.config.engines import EndpointEngine, EngineSpec, FakeEngine, Model, VllmEngine
 from taolake.config.inputs import Budget, Example, Extract, Generate, Ingest, Source, Strategy, Task
-from taolake.config.outcome import Cost, Evaluate, Gate, Gold, Register, Serve, Unity
+from taolake.config.outcome import Cost, Evaluate, Gate, Gateway, Gold, Register, Serve, Unity, Version
 from taolake.config.project import Project, load
 from taolake.config.scorers import (
     AgreementScorer,
@@ -59,6 +59,7 @@ __all__ = [
     "FakeEngine",
     "FunctionScorer",
     "Gate",
+    "Gateway",
     "Generate",
     "Gold",
     "Grpo",
@@ -92,6 +93,7 @@ __all__ = [
     "Train",
     "Trust",
     "Unity",
+    "Version",
     "VllmEngine",
     "Warmup",
     "load",

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from taolake.config.base import ImportPath, Name, Section, sections_in
 from taolake.config.engines import EngineSpec, Model
 from taolake.config.inputs import Generate, Ingest, Task
-from taolake.config.outcome import Cost, Evaluate, Gate, Register, Serve, Unity
+from taolake.config.outcome import Cost, Evaluate, Gate, Gateway, Register, Serve, Unity
 from taolake.config.scorers import (
     AgreementScorer,
     JudgeScorer,
@@ -48,6 +48,7 @@ class Project(Section):
     register_: Register = Field(alias="register", description="Where the result goes.")
     unity: Unity = Field(default_factory=lambda: Unity(), description="What tables have in Unity Catalog.")
     serve: Serve = Field(default_factory=lambda: Serve(), description="Where it answers, on Databricks.")
+    gateway: Gateway = Field(default_factory=lambda: Gateway(), description="How it is served here.")
     cost: Cost = Field(default_factory=lambda: Cost(), description="Prices for the card.")
     prepare: ImportPath | None = Field(
         None, description="Function `f(project)` that makes the inputs before a round, as the embedded example does."

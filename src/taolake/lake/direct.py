@@ -1,0 +1,93 @@
+"""Rows into a local lake without Spark, by delta-rs: what a server can do that answers meanwhile.
+
+Not for stages, which have a session, and not for catalogs. Spark reads what is written here and the other way round.
+Source of the idempotent append: the transaction identifiers of Delta's protocol, the same that `Lake.append_once` uses.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taolake.lake.tables import PROPERTIES, Table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from deltalake import DeltaTable
+
+_VERSION = 1  # of a chunk's transaction: a chunk is committed once
+_LATER = "new.{0} > old.{0}"
+
+
+def append_once(location: str, table: Table, rows: Sequence[Mapping[str, Any]], chunk: str) -> bool:
+    """Append a chunk unless one of this id was committed before; returns whether it was appended now.
+
+    One writer at a time: two that append the same chunk at the same moment are not told apart.
+
+    Raises:
+        ValueError: the location is a catalog.
+    """
+    from deltalake import CommitProperties, Transaction, write_deltalake
+
+    opened, name = _open(location, table), f"taolake/{table.name}/{chunk}"
+    if opened.transaction_version(name) is not None:
+        return False
+    once = CommitProperties(app_transactions=[Transaction(name, _VERSION)])
+    write_deltalake(opened, _arrow(table, rows), mode="append", commit_properties=once)
+    return True
+
+
+def merge(location: str, table: Table, rows: Sequence[Mapping[str, Any]], newest: str) -> None:
+    """Upsert by key; of two rows of one key the one stays whose column `newest` is greater.
+
+    Raises:
+        ValueError: the location is a catalog.
+    """
+    last: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: row[newest]):
+        last[tuple(row[column] for column in table.key)] = row
+    same = " AND ".join(f"old.{column} = new.{column}" for column in table.key)
+    merged = _open(location, table).merge(
+        _arrow(table, list(last.values())), same, source_alias="new", target_alias="old"
+    )
+    merged.when_matched_update_all(predicate=_LATER.format(newest)).when_not_matched_insert_all().execute()
+
+
+def _open(location: str, table: Table) -> "DeltaTable":
+    """The table, made with its comments where it is not there yet."""
+    from deltalake import DeltaTable
+
+    if "/" not in location and location.count(".") == 1:
+        raise ValueError(f"got lake {location!r}, wanted a folder: without Spark only a local lake can be written")
+    folder = Path(location).resolve() / table.name
+    if not DeltaTable.is_deltatable(str(folder)):
+        DeltaTable.create(
+            str(folder),
+            schema=_schema(table),
+            mode="ignore",
+            name=table.name,
+            description=table.comment,
+            configuration=dict(PROPERTIES),
+        )
+    return DeltaTable(str(folder))
+
+
+def _arrow(table: Table, rows: Sequence[Mapping[str, Any]]) -> "pa.Table":
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([dict(row) for row in rows], schema=_schema(table))
+
+
+def _schema(table: Table) -> "pa.Schema":
+    """The columns as Arrow types, comments included."""
+    import pyarrow as pa
+
+    kinds = {
+        "STRING": pa.string(),
+        "INT": pa.int32(),
+        "BIGINT": pa.int64(),
+        "DOUBLE": pa.float64(),
+        "DATE": pa.date32(),
+        "TIMESTAMP": pa.timestamp("us", "UTC"),
+        "ARRAY<STRING>": pa.list_(pa.string()),
+    }
+    return pa.schema([pa.field(name, kinds[kind], metadata={"comment": said}) for name, kind, said in table.fields()])
