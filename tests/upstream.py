@@ -1,4 +1,4 @@
-"""A stand-in for vLLM's server over real HTTP: streams words at a fixed pace. Used by tests and `benchmarks/gateway.py`.
+"""A stand-in for vLLM's server over real HTTP: streams words at a fixed pace. For tests and `benchmarks/gateway.py`.
 
     python tests/upstream.py <port> <seconds between words> <words>
 

@@ -103,6 +103,22 @@ class Serve(Section):
     timeout_minutes: int = Field(120, ge=1, description="Longest wait for the endpoint; the next run goes on waiting.")
 
 
+class Feedback(Section):
+    """How reactions in production (thumbs, edits, regenerations) become choices."""
+
+    between_people: float = Field(
+        0.5, gt=0, le=1, description="Strength of two people's opposite thumbs on two answers; one person's own are 1."
+    )
+    regenerated: float = Field(
+        0.25, gt=0, le=1, description="Strength of the next answer over the one that was not taken."
+    )
+    clip: float = Field(
+        10.0,
+        ge=1,
+        description="Where traffic is split, a reaction counts by the inverse of its version's share, at most this.",
+    )
+
+
 class Version(Section):
     """One of the models behind `taolake serve`."""
 

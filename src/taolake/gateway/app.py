@@ -27,11 +27,10 @@ from taolake.ids import unit_interval
 if TYPE_CHECKING:
     import aiohttp
 
-PASSED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
-FEEDBACK = "/v1/feedback"
-_METHODS = {
-    "/": "GET", "/health": "GET", "/v1/models": "GET", FEEDBACK: "POST", **dict.fromkeys(PASSED, "POST"),
-}  # fmt: skip
+_V1 = "/v1/"
+PASSED = tuple(_V1 + name for name in ("chat/completions", "completions", "embeddings"))
+FEEDBACK, MODELS = _V1 + "feedback", _V1 + "models"
+_METHODS = {"/": "GET", "/health": "GET", MODELS: "GET", FEEDBACK: "POST", **dict.fromkeys(PASSED, "POST")}
 _KIB = 1024
 _DISCARDED, _DISCARD_S = 32 << 20, 2.0  # of a body that is refused: bytes, and seconds
 
@@ -90,7 +89,7 @@ class App:
             await relay.respond(send, 200, b'{"status":"ok"}', request, [])
             return
         owner = self._admit(headers)
-        if path == "/v1/models":
+        if path == MODELS:
             await relay.respond(send, 200, json.dumps(self._models()).encode(), request, [])
             return
         if self._running >= self._settings.concurrency:
