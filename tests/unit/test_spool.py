@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from taolake import lake
 from taolake.gateway import drain
@@ -108,7 +109,7 @@ def test_a_torn_line_is_kept_aside_and_its_neighbours_are_written(tmp_path: Path
 def test_a_lake_that_cannot_be_written_keeps_the_rows(tmp_path: Path) -> None:
     fill(tmp_path / "spool", line("a"))
     (tmp_path / "lake").write_text("a file where the folder should be")
-    with pytest.raises(OSError):
+    with pytest.raises(DeltaError, match="Not a directory"):
         drain.drain(tmp_path / "spool", str(tmp_path / "lake"))
     (tmp_path / "lake").unlink()
     assert drain.drain(tmp_path / "spool", str(tmp_path / "lake")) == 1

@@ -101,8 +101,9 @@ def serve(plan: Plan, settings: Gateway, say: Say) -> None:
         say(f"listening on http://{host}:{port}  (page at /, OpenAI's API at /v1; Ctrl-C ends it)")
         if not keys:
             say(f"no key is asked for: only this machine can reach it; {settings.keys_env} would hold keys")
-        app = App(settings, plan.project, upstreams, keys, spool)
-        asyncio.run(http_server(app, settings).serve(sockets=[listening]))
+        made = http_server(App(settings, plan.project, upstreams, keys, spool), settings)
+        with asyncio.Runner(loop_factory=made.config.get_loop_factory()) as runner:
+            runner.run(made.serve(sockets=[listening]))
     say("stopped")
 
 

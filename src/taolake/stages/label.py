@@ -1,8 +1,9 @@
 """Label: what people chose among answers becomes rows of `preferences`; this stage is their only writer.
 
 Choices come in by `import_choices`, from files, tables or MLflow, from reactions in production (`reactions`), or from
-a project's reviewer function, which stands in for people (the embedded example simulates one). The prompts a reviewer sees are never trained on, and the prompts
-trained on are never seen by it. In = kept + folded + refused, asserted in every import.
+a project's reviewer function, which stands in for people (the embedded example simulates one). The prompts a reviewer
+sees are never trained on, and the prompts trained on are never seen by it. In = kept + folded + refused, asserted in
+every import.
 """
 
 import importlib

@@ -25,7 +25,7 @@ def logged(round_: Round) -> bool:
 
 
 def learned(round_: Round) -> "DataFrame":
-    """A row a prompt: what its reactions give, how many there are, and the reasons of those that gave nothing (JSON)."""
+    """A row a prompt: what its reactions give, how many there are, and why some gave nothing (JSON)."""
     from pyspark.sql import functions as f
 
     spec, ingest, task = round_.project.feedback, round_.project.ingest, round_.project.task.name
