@@ -28,6 +28,7 @@ app = typer.Typer(
     taolake trust conf/mine.yml       does its reward agree with people?
     taolake label export              ask people where it teaches most
     taolake plan conf/mine.yml --prompts 20000   what will it cost?
+    taolake serve conf/mine.yml       serve it here, and log what is asked
     taolake deploy conf/mine.yml      serve it on Databricks, a canary first
     """,
 )
@@ -42,6 +43,7 @@ for command in (
     look.check,
     look.tables,
     look.chat,
+    serve.serve,
     serve.deploy,
     cost.plan,
 ):

@@ -1,4 +1,4 @@
-"""The command that changes a Databricks workspace's endpoint. It starts no Spark."""
+"""The commands that serve: on this machine, and behind an endpoint of a Databricks workspace. They start no Spark."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,6 +6,27 @@ from typing import Annotated
 import typer
 
 from taolake.cli.common import DEMO, ConfigArgument, fail, load
+
+
+def serve(
+    config: ConfigArgument = Path(DEMO),
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port instead of the project file's.")] = None,
+) -> None:
+    """Serve the project's versions on this machine: vLLM's OpenAI server, and a gateway that logs, splits and limits.
+
+    \b
+    taolake serve conf/mine.yml                         then point any OpenAI client at http://127.0.0.1:8400/v1
+    TAOLAKE_GATEWAY_KEYS=team=... taolake serve conf/mine.yml     callers need a key
+
+    Requests and answers go to table `payloads`, thumbs and edits to `reactions`; section `gateway` of the project file
+    has the versions and the limits.
+    """
+    from taolake.gateway import server
+    from taolake.stages import served
+
+    project = load(config)
+    settings = project.gateway if port is None else project.gateway.model_copy(update={"port": port})
+    server.serve(served.plan(project), settings, typer.echo)
 
 
 def deploy(

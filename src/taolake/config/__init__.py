@@ -7,7 +7,7 @@ Every field says what it means, its range is in its type, and a misspelt key is 
 from taolake.config.base import ImportPath, Name, Section, Share, sections_in
 from taolake.config.engines import EndpointEngine, EngineSpec, FakeEngine, Model, VllmEngine
 from taolake.config.inputs import Budget, Example, Extract, Generate, Ingest, Source, Strategy, Task
-from taolake.config.outcome import Cost, Evaluate, Gate, Gold, Register, Serve, Unity
+from taolake.config.outcome import Cost, Evaluate, Feedback, Gate, Gateway, Gold, Register, Serve, Unity, Version
 from taolake.config.project import Project, load
 from taolake.config.scorers import (
     AgreementScorer,
@@ -57,8 +57,10 @@ __all__ = [
     "Example",
     "Extract",
     "FakeEngine",
+    "Feedback",
     "FunctionScorer",
     "Gate",
+    "Gateway",
     "Generate",
     "Gold",
     "Grpo",
@@ -92,6 +94,7 @@ __all__ = [
     "Train",
     "Trust",
     "Unity",
+    "Version",
     "VllmEngine",
     "Warmup",
     "load",

@@ -103,6 +103,75 @@ class Serve(Section):
     timeout_minutes: int = Field(120, ge=1, description="Longest wait for the endpoint; the next run goes on waiting.")
 
 
+class Feedback(Section):
+    """How reactions in production (thumbs, edits, regenerations) become choices."""
+
+    between_people: float = Field(
+        0.5, gt=0, le=1, description="Strength of two people's opposite thumbs on two answers; one person's own are 1."
+    )
+    regenerated: float = Field(
+        0.25, gt=0, le=1, description="Strength of the next answer over the one that was not taken."
+    )
+    clip: float = Field(
+        10.0,
+        ge=1,
+        description="Where traffic is split, a reaction counts by the inverse of its version's share, at most this.",
+    )
+
+
+class Version(Section):
+    """One of the models behind `taolake serve`."""
+
+    name: Name = Field(description="What callers name to ask it alone, e.g. champion.")
+    model: str = Field(
+        "",
+        description="Folder or hub id; or the URL, up to /v1, of a server that runs already; empty: the registered "
+        "version that has the alias `name`.",
+    )
+    adapter: str | None = Field(None, description="LoRA folder over `model`; versions of one `model` share its server.")
+    upstream_model: str | None = Field(None, description="For a URL: the model's name there; None: `name`.")
+    entity: str = Field("", description="What the log calls this version; empty: found from the registry, or `name`.")
+    share: float = Field(1.0, ge=0, description="Part of the callers that get it, against the other versions' parts.")
+
+
+class Gateway(Section):
+    """`taolake serve`: vLLM's OpenAI server here, and the gateway before it that logs, splits and limits."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; others than this machine's own need a key.")
+    port: int = Field(8400, ge=0, le=65535, description="Port to listen on; 0: any free one.")
+    keys_env: str = Field(
+        "TAOLAKE_GATEWAY_KEYS",
+        description="Environment variable with the keys, one or several as `name=key` with commas between; never the "
+        "keys themselves.",
+    )
+    versions: tuple[Version, ...] = Field(
+        (Version(name="champion"),), min_length=1, description="Models that answer; callers are split by `share`."
+    )
+    split_salt: str = Field("", description="Change it to deal callers anew to the versions.")
+    sampling_fraction: Share = Field(1.0, description="Part of the requests that is logged, by the request's own id.")
+    requests_per_minute: int | None = Field(None, ge=1, description="Limit for each key; None: no limit.")
+    concurrency: int = Field(512, ge=1, description="Requests in flight; one more is refused.")
+    max_request_kb: int = Field(1024, ge=1, description="Largest request body, in KiB.")
+    max_logged_kb: int = Field(1024, ge=1, description="Largest body that is logged, in KiB; a larger one is null.")
+    header_s: float = Field(10.0, gt=0, description="Seconds a caller may take to send the headers.")
+    body_s: float = Field(30.0, gt=0, description="Seconds a caller may take to send the body.")
+    answer_s: float = Field(600.0, gt=0, description="Seconds an answer may take in all.")
+    drain_s: float = Field(5.0, gt=0, description="Seconds between two writings of the log to its table.")
+    options: tuple[str, ...] = Field((), description="Further arguments for `vllm serve`.")
+
+    @model_validator(mode="after")
+    def _versions_are_told_apart(self) -> Self:
+        names = [version.name for version in self.versions]
+        if len(set(names)) != len(names):
+            raise ValueError(f"gateway.versions repeat names: {sorted(names)}")
+        if sum(version.share for version in self.versions) <= 0:
+            raise ValueError("gateway.versions have no share; give at least one of them a share above 0")
+        for version in self.versions:
+            if version.adapter and (not version.model or "://" in version.model):
+                raise ValueError(f"version {version.name!r} has an adapter; its `model` must be a folder or a hub id")
+        return self
+
+
 class Cost(Section):
     """Prices for the card; zero where a machine is already paid for."""
 

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from taolake.config.base import ImportPath, Name, Section, sections_in
 from taolake.config.engines import EngineSpec, Model
 from taolake.config.inputs import Generate, Ingest, Task
-from taolake.config.outcome import Cost, Evaluate, Gate, Register, Serve, Unity
+from taolake.config.outcome import Cost, Evaluate, Feedback, Gate, Gateway, Register, Serve, Unity
 from taolake.config.scorers import (
     AgreementScorer,
     JudgeScorer,
@@ -40,6 +40,7 @@ class Project(Section):
     generate: Generate = Field(description="How many answers, and by which strategies.")
     scorers: tuple[ScorerSpec, ...] = Field(min_length=1, description="What judges an answer, each by `kind`.")
     reward: Reward = Field(description="How scores become one number.")
+    feedback: Feedback = Field(default_factory=lambda: Feedback(), description="What reactions in production teach.")
     trust: Trust = Field(default_factory=lambda: Trust(), description="How far the reward must agree with people.")
     select: Select = Field(default_factory=lambda: Select(), description="What the trainer sees.")
     train: Train = Field(default_factory=lambda: Train(), description="How it goes into the weights.")
@@ -48,6 +49,7 @@ class Project(Section):
     register_: Register = Field(alias="register", description="Where the result goes.")
     unity: Unity = Field(default_factory=lambda: Unity(), description="What tables have in Unity Catalog.")
     serve: Serve = Field(default_factory=lambda: Serve(), description="Where it answers, on Databricks.")
+    gateway: Gateway = Field(default_factory=lambda: Gateway(), description="How it is served here.")
     cost: Cost = Field(default_factory=lambda: Cost(), description="Prices for the card.")
     prepare: ImportPath | None = Field(
         None, description="Function `f(project)` that makes the inputs before a round, as the embedded example does."

@@ -134,6 +134,16 @@ class Lake:
             found = found.where(f.col(name) == value)
         return [row.asDict() for row in found.collect()]
 
+    def exists(self, table: Table) -> bool:
+        """Whether anything ever wrote or read it; asking does not make it."""
+        from delta.tables import DeltaTable
+
+        if table.name in self._known:
+            return True
+        if self.in_catalog:
+            return bool(self.spark.catalog.tableExists(self.name(table)))
+        return DeltaTable.isDeltaTable(self.spark, self.name(table))
+
     def version(self, table: Table) -> int:
         """Newest version number of a table."""
         self._ensure(table)

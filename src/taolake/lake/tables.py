@@ -238,7 +238,10 @@ PAYLOADS = Table(
        response STRING COMMENT 'body of the answer, JSON; chunks of a stream put together',
        logging_error_codes ARRAY<STRING> COMMENT 'MAX_REQUEST_SIZE_EXCEEDED, MAX_RESPONSE_SIZE_EXCEEDED',
        served_entity_id STRING COMMENT 'model version that answered',
-       requester STRING COMMENT 'who asked'""",
+       requester STRING COMMENT 'who asked',
+       share DOUBLE COMMENT 'chance with which a request went to this version; null: not split',
+       session STRING COMMENT 'conversation, as the caller names it',
+       first_token_ms BIGINT COMMENT 'to the first byte of the answer'""",
     ("request", "response", "requester"),
 )
 REACTIONS = Table(

@@ -58,10 +58,10 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "label",
-        "people (or the demo's reviewer) choose among candidates",
-        (lake.PROMPTS, lake.CANDIDATES),
+        "people choose among candidates, or react to answers in production",
+        (lake.PROMPTS, lake.CANDIDATES, lake.INFERENCE_LOG, lake.FEEDBACK),
         lake.PREFERENCES,
-        ("scorers",),
+        ("scorers", "feedback"),
     ),
     Stage(
         "score",
@@ -195,7 +195,8 @@ class _Book:
 
     def __init__(self, round_: Round, stage: Stage, fingerprint: str, unfinished: Record | None) -> None:
         self._round, self._stage, self._fingerprint = round_, stage, fingerprint
-        self._reads = {table.name: round_.lake.version(table) for table in stage.reads}
+        # A table that is not there yet is made at version 0 by whoever needs it; making it here would take a second.
+        self._reads = {t.name: round_.lake.version(t) if round_.lake.exists(t) else 0 for t in stage.reads}
         resumed = unfinished if unfinished is not None and unfinished.fingerprint == fingerprint else None
         self._spent = resumed.seconds if resumed else 0.0
         self._started = (resumed.started_at if resumed else None) or datetime.now(UTC)

@@ -1,8 +1,9 @@
 """Label: what people chose among answers becomes rows of `preferences`; this stage is their only writer.
 
-Choices come in by `import_choices`, from files, tables or MLflow, or from a project's reviewer function, which stands
-in for people (the embedded example simulates one). The prompts a reviewer sees are never trained on, and the prompts
-trained on are never seen by it. In = kept + folded + refused, asserted in every import.
+Choices come in by `import_choices`, from files, tables or MLflow, from reactions in production (`reactions`), or from
+a project's reviewer function, which stands in for people (the embedded example simulates one). The prompts a reviewer
+sees are never trained on, and the prompts trained on are never seen by it. In = kept + folded + refused, asserted in
+every import.
 """
 
 import importlib
@@ -14,7 +15,7 @@ from taolake import lake
 from taolake.config import Project, RewardModelScorer, Source
 from taolake.curation import assessments, choices
 from taolake.curation.judged import Answer
-from taolake.stages import ingest
+from taolake.stages import ingest, reactions
 from taolake.stages.fanout import Row, map_rows
 from taolake.stages.round import Outcome, Round
 
@@ -32,17 +33,31 @@ _SAID = f"{_READ}, state STRING, rows ARRAY<STRUCT<{lake.PREFERENCES.columns}>>"
 
 
 def label(round_: Round) -> Outcome:
-    """Ask the reviewer about every review prompt that has no choice of theirs yet."""
+    """Ask the reviewer about every review prompt that has no choice of theirs yet, and learn what production said."""
     target = next((s.reviewer for s in round_.project.scorers if isinstance(s, RewardModelScorer) and s.reviewer), None)
+    said = _react(round_)
     if target is None:
         known = round_.lake.read(lake.PREFERENCES).count()
-        return Outcome(0, 0, {"annotator": "people", "pairs": known})
+        return Outcome(said.pop("rows", 0), 0, {"annotator": "people", "pairs": known, **said})
     before = round_.lake.read(lake.PREFERENCES).count()
     rows = _ask(round_, target)
     round_.lake.insert_new(lake.PREFERENCES, round_.lake.spark.createDataFrame(rows, lake.PREFERENCES.schema()))
     after = round_.lake.read(lake.PREFERENCES).count()
     asked = len({row["prompt_id"] for row in rows})
-    return Outcome(after - before, 0, {"annotator": target, "pairs": after, "prompts": asked})
+    written = after - before + said.pop("rows", 0)
+    return Outcome(written, 0, {"annotator": target, "pairs": after, "prompts": asked, **said})
+
+
+def _react(round_: Round) -> dict[str, Any]:
+    """Add what reactions in production say; how many there were, and how many rows are new."""
+    if not reactions.logged(round_):
+        return {}
+    found = reactions.learned(round_).persist()
+    before = round_.lake.read(lake.PREFERENCES).count()
+    round_.lake.insert_new(lake.PREFERENCES, _rows(round_, found).drop("unit"))
+    counts = reactions.counts(found)
+    found.unpersist()
+    return {"rows": round_.lake.read(lake.PREFERENCES).count() - before, **counts}
 
 
 def _ask(round_: Round, target: str) -> list[Row]:

@@ -1,0 +1,90 @@
+"""Which models `taolake serve` serves: aliases of the registry, folders, adapters or servers that run already.
+
+Not one of the stages of a round. Versions of one model share a server, each adapter under its own name.
+"""
+
+from pathlib import Path
+
+from taolake.config import Project, Version
+from taolake.gateway.server import Model, Plan
+from taolake.gateway.split import Upstream
+from taolake.stages import registry
+
+
+def plan(project: Project) -> Plan:
+    """Find every version's weights.
+
+    Raises:
+        ValueError: the lake is a catalog, or the registry has no version of that alias.
+    """
+    if project.lake.count(".") == 1 and "/" not in project.lake:
+        raise ValueError(
+            f"got lake {project.lake!r}, wanted a folder: `taolake serve` serves on this machine; on Databricks it is "
+            "`taolake deploy`"
+        )
+    work = Path(project.work) / "serve"
+    work.mkdir(parents=True, exist_ok=True)
+    models: dict[tuple[str, str], Model] = {}
+    versions = []
+    for version in project.gateway.versions:
+        if "://" in version.model:
+            asked, entity = version.upstream_model or version.name, version.entity or version.name
+            versions.append(Upstream(version.name, version.model, asked, entity, version.share))
+            continue
+        weights, tokenizer, found = _weights(project, version, work)
+        known = models.get((weights, tokenizer))
+        # The server's own name is its weights', unless an adapter has it.
+        base = known or Model(version.name if not version.adapter else f"{version.name}_base", weights, tokenizer)
+        if version.adapter:
+            base = Model(base.name, weights, tokenizer, (*base.adapters, (version.name, version.adapter)))
+        models[weights, tokenizer] = base
+        asked = version.name if version.adapter else base.name
+        versions.append(Upstream(version.name, base.name, asked, version.entity or found, version.share))
+    return Plan(project.name, project.lake, work, tuple(models.values()), tuple(versions), _arguments(project))
+
+
+def _arguments(project: Project) -> tuple[str, ...]:
+    model = project.model
+    own = ["--dtype", model.dtype, "--max-model-len", str(model.max_model_len)]
+    engine = project.engine
+    if engine.kind == "vllm":
+        own += ["--max-num-seqs", str(engine.max_num_seqs)]
+        own += ["--enforce-eager"] if engine.enforce_eager else []
+        own += ["--tensor-parallel-size", str(engine.tensor_parallel)] if engine.tensor_parallel > 1 else []
+    return (*own, *project.gateway.options)
+
+
+def _weights(project: Project, version: Version, work: Path) -> tuple[str, str, str]:
+    """Folder of the weights, folder of the tokenizer, and what the log calls the version."""
+    if version.model:
+        return version.model, version.model, version.name
+    return _registered(project, version.name, work)
+
+
+def _registered(project: Project, alias: str, work: Path) -> tuple[str, str, str]:
+    """The version that has an alias, in a folder of this machine.
+
+    Raises:
+        ValueError: there is none, or what it holds is no model.
+    """
+    import mlflow
+
+    registry.connect(project)
+    name = project.register_.name
+    try:
+        found = mlflow.MlflowClient().get_model_version_by_alias(name, alias)
+    except mlflow.MlflowException:
+        raise ValueError(
+            f"model {name!r} has no version with the alias {alias!r}: run a round that registers one, or give "
+            "gateway.versions a `model`"
+        ) from None
+    folder = work / f"{name}-{found.version}"
+    if not folder.exists():
+        part = folder.with_name(f"{folder.name}.part")
+        mlflow.artifacts.download_artifacts(f"models:/{name}/{found.version}", dst_path=str(part))
+        part.rename(folder)
+    weights = next((file.parent for file in sorted(folder.rglob("config.json"))), None)
+    tokenizer = next((file.parent for file in sorted(folder.rglob("tokenizer_config.json"))), weights)
+    if weights is None:
+        raise ValueError(f"version {found.version} of {name!r} holds no config.json, wanted a model of transformers")
+    return str(weights), str(tokenizer), f"{name}/{found.version}"
