@@ -21,6 +21,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     "__init__": 0, "types": 0, "ids": 0, "config": 0, "preflight": 0,
     "curation": 1, "sandbox": 1, "scoring": 1, "selection": 1, "trust": 1, "verdict": 1, "cost": 1, "access": 1,
+    "lineage": 1,
     "lake": 2, "session": 2, "engines": 2, "training": 2, "serving": 2, "unity": 2,
     "stages": 3, "report": 3, "reference": 3, "notebook": 3, "databricks": 3,
     "demo": 4,
