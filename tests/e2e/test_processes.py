@@ -86,6 +86,6 @@ def _kill_one_rank(started: TrainJob) -> None:
 
 def _rank(process: psutil.Process) -> str:
     try:
-        return process.environ().get("RANK", "")
+        return str(process.environ().get("RANK", ""))
     except psutil.Error:  # it ended meanwhile
         return ""
