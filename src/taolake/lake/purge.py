@@ -23,6 +23,7 @@ _NUMBERED = re.compile(r"^\.?(\d{20})\.")  # also Hadoop's hidden checksum besid
 # Listing a folder asks for as many tasks as this allows, 10,000 by default: minutes on two cores for one small table.
 _CONF = {
     "spark.databricks.delta.retentionDurationCheck.enabled": "false",
+    "spark.databricks.delta.vacuum.logging.enabled": "false",  # two commits a table that say nothing the record does not
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
 }
 
@@ -46,16 +47,16 @@ def purge(lake: Lake, table: Table) -> int:
 def statements(name: str) -> list[str]:
     """The same for a table of a catalog, which cleans its log itself when it is told to keep nothing.
 
-    Its log goes with the next checkpoint after the day is over (UTC), as Delta documents; data files go at once.
+    Data files go at once, log entries at the first checkpoint of another day (UTC), as Delta documents. So the log's
+    retention is left at nothing: whoever wants older versions back from then on sets it again (docs/flywheel.md).
     """
     kept = ("delta.deletedFileRetentionDuration", "delta.logRetentionDuration")
     none = ", ".join(f"'{key}' = 'interval 0 hours'" for key in kept)
-    back = ", ".join(f"'{key}'" for key in kept[:1])
     return [
         f"ALTER TABLE {name} SET TBLPROPERTIES ({none})",
         f"REORG TABLE {name} APPLY (PURGE)",  # rows that a deletion vector only hides are written out of the files
         f"VACUUM {name}",
-        f"ALTER TABLE {name} UNSET TBLPROPERTIES IF EXISTS ({back})",
+        f"ALTER TABLE {name} UNSET TBLPROPERTIES IF EXISTS ('{kept[0]}')",
     ]
 
 

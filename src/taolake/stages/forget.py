@@ -117,6 +117,8 @@ def forget(round_: Round, name: str, pages: Sequence[Path] = ()) -> Done:
         floors = _purge(round_.lake, made, needles)
         _record(round_.lake, made, floors)
     left = [str(path) for path in proof(round_, pages, needles)]
+    if made and round_.lake.in_catalog:
+        left += [f"table {table}: {rows} rows" for table, rows in traces.counts(round_.lake, made.trace).items()]
     if made and not left:
         _file(round_, name).unlink()
     return Done(made, left, _sources(round_, needles))
