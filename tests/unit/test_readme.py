@@ -79,7 +79,9 @@ def test_the_matrix_says_what_stages_declare() -> None:
     for stage in stages.STAGES:
         reads = {name for name, row in cells.items() if "R" in row[stage.name]}
         writes = {name for name, row in cells.items() if "W" in row[stage.name]}
-        also = {"ingest": {"quarantine"}, "generate": {"epochs"}, "score": {"judgements"}}.get(stage.name, set())
+        also = {"ingest": {"quarantine", "asked"}, "generate": {"epochs"}, "score": {"judgements"}}.get(
+            stage.name, set()
+        )
         assert reads == {table.name for table in stage.reads}
         assert writes == {stage.writes.name, "rounds"} | also
 

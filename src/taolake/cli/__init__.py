@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from taolake.cli import cost, look, people, rounds, serve
+from taolake.cli import cost, look, people, rounds, serve, trace
 from taolake.cli.common import REFUSED
 from taolake.trust import TrustError
 
@@ -46,6 +46,9 @@ for command in (
     serve.serve,
     serve.deploy,
     cost.plan,
+    trace.lineage,
+    trace.forget,
+    trace.replay,
 ):
     app.command()(command)
 app.add_typer(people.app, name="label")

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from taolake.config.base import Name, Section, Share
 
+_SHARED = ("tao", "rft", "bond")  # whose steps were seen to be the same from one process and from two
 Algorithm = Literal["tao", "rft", "dpo", "kto", "bond", "grpo", "rloo"]
 
 
@@ -182,6 +183,9 @@ class Train(Section):
     lora: Lora | None = Field(default_factory=lambda: Lora(), description="`null` trains all weights.")
     batch_size: int = Field(32, ge=1, description="Sequences per optimiser step.")
     micro_batch_size: int | None = Field(None, ge=1, description="Sequences per forward pass; None: the whole batch.")
+    processes: int = Field(
+        1, ge=1, description="Processes that share a batch on this machine, one a GPU where it has some."
+    )
     save_steps: int = Field(50, ge=1, description="Steps between checkpoints; a killed run resumes at the last one.")
     warmup: Warmup = Field(default_factory=lambda: Warmup(), description="For `tao` and `rft`.")
     oapl: Oapl = Field(default_factory=lambda: Oapl(), description="For `tao`.")
@@ -196,6 +200,19 @@ class Train(Section):
         1.0, description="Exponent of a task's prompts in its share: 1 counts prompts alike, 0 tasks alike."
     )
     brakes: Brakes | None = Field(None, description="Looks while it trains; None trains to the end, unwatched.")
+
+    @model_validator(mode="after")
+    def _processes_share_what_they_can(self) -> Self:
+        if self.processes == 1:
+            return self
+        if self.algorithm not in _SHARED or self.brakes is not None:
+            raise ValueError(
+                f"train.processes is {self.processes}: several processes train {', '.join(_SHARED)}, without brakes; "
+                "set it to 1, or another algorithm"
+            )
+        if self.batch_size % self.processes:
+            raise ValueError(f"train.batch_size {self.batch_size} is no multiple of train.processes {self.processes}")
+        return self
 
     @property
     def online(self) -> bool:

@@ -7,20 +7,24 @@ duplicates.
 
 import contextlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
+from taolake import ids
 from taolake.types import Message
 
+_HASHED = re.compile("[0-9a-f]{32}")  # what ids.user_id makes
 ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
 class Logged:
-    """What a line held: a conversation and the id of the request it came with."""
+    """What a line held: a conversation, the id of the request it came with, and the hash of who asked."""
 
     messages: tuple[Message, ...]
     request_id: str
+    user_id: str | None = None
 
 
 def parse(line: bytes, column: str, system: str | None = None, max_chars: int = 16_000) -> Logged | str:
@@ -54,7 +58,7 @@ def parse(line: bytes, column: str, system: str | None = None, max_chars: int = 
     size = sum(len(m["content"]) for m in messages)
     if size > max_chars:
         return f"too long: {size} characters, limit {max_chars}"
-    return Logged(messages, _request_id(row))
+    return Logged(messages, _request_id(row), _user_id(row))
 
 
 def _request_id(row: dict[str, Any]) -> str:
@@ -62,6 +66,15 @@ def _request_id(row: dict[str, Any]) -> str:
         if row.get(name):
             return str(row[name])
     return ""
+
+
+def _user_id(row: dict[str, Any]) -> str | None:
+    """Hash of who asked: as it stands where a row has it already, of the name where it has that; None: neither."""
+    known = row.get("user_id")
+    if isinstance(known, str) and _HASHED.fullmatch(known):
+        return known
+    name = next((row[key] for key in ("user_id", "requester", "user") if row.get(key)), None)
+    return None if name is None else ids.user_id(str(name))
 
 
 def _turns(row: dict[str, Any], column: str) -> list[Any] | str:

@@ -2,7 +2,8 @@
 
 Locally a table is a folder below the lake's; on Databricks it is `catalog.schema.name`. Three ways to write, all safe
 to repeat: `append_once` (a chunk of new rows, at most once), `insert_new` (rows whose key is not there yet), `merge`
-(upsert by key). Source of the idempotent append: Delta's `txnAppId`/`txnVersion` writer options.
+(upsert by key). Source of the idempotent append: Delta's `txnAppId`/`txnVersion` writer options. Two ways to take
+away: `delete` ends rows in the newest version, `purge` (`taolake.lake.purge`) ends all older versions.
 """
 
 import contextlib
@@ -15,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from taolake.ids import content_hash
 from taolake.lake import direct
 from taolake.lake.tables import (
+    ASKED,
     CANDIDATES,
     EPOCHS,
+    ERASURES,
     EVALUATIONS,
     FEEDBACK,
     INFERENCE_LOG,
@@ -43,8 +46,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 __all__ = [
+    "ASKED",
     "CANDIDATES",
     "EPOCHS",
+    "ERASURES",
     "EVALUATIONS",
     "FEEDBACK",
     "INFERENCE_LOG",
@@ -73,10 +78,12 @@ class Lake:
     Args:
         spark: the session; this class never creates one.
         location: a folder, or `catalog.schema` for tables in a catalog.
+        versions: of tables by name; a lake that has some reads those versions, and cannot be written.
     """
 
-    def __init__(self, spark: "SparkSession", location: str) -> None:
+    def __init__(self, spark: "SparkSession", location: str, versions: Mapping[str, int] | None = None) -> None:
         self.spark = spark
+        self._versions = versions or {}
         self.in_catalog = "/" not in location and location.count(".") == 1
         self.location = location if self.in_catalog else str(Path(location).resolve())
         self._known: set[str] = set()
@@ -84,10 +91,23 @@ class Lake:
     def read(self, table: Table, version: int | None = None) -> "DataFrame":
         """Read a table, as of a version if one is given; a table never written is empty."""
         self._ensure(table)
+        version = self._versions.get(table.name) if version is None else version
         reader = self.spark.read.format("delta")
         if version is not None:
             reader = reader.option("versionAsOf", version)
         return reader.table(self.name(table)) if self.in_catalog else reader.load(self.name(table))
+
+    def as_of(self, versions: Mapping[str, int]) -> "Lake":
+        """The same tables as they were, to read; tables that are not named are read as they are."""
+        return Lake(self.spark, self.location, versions)
+
+    def exists(self, table: Table) -> bool:
+        """Whether the table was ever written or made."""
+        from delta.tables import DeltaTable
+
+        if self.in_catalog:
+            return bool(self.spark.catalog.tableExists(self.name(table)))
+        return bool(DeltaTable.isDeltaTable(self.spark, self.name(table)))
 
     def append_once(self, table: Table, rows: "DataFrame", chunk: str) -> None:
         """Append a chunk unless a chunk of this id was committed before.
@@ -98,6 +118,7 @@ class Lake:
         self._ensure(table)
         writer = self._conform(table, rows).write.format("delta").mode("append")
         writer = writer.option("txnAppId", f"taolake/{table.name}/{chunk}").option("txnVersion", "1")
+        writer = writer.option("mergeSchema", "true")  # a table of an older release gets the columns it lacks
         if self.in_catalog:
             writer.saveAsTable(self.name(table))
         else:
@@ -142,7 +163,15 @@ class Lake:
             return True
         if self.in_catalog:
             return bool(self.spark.catalog.tableExists(self.name(table)))
-        return DeltaTable.isDeltaTable(self.spark, self.name(table))
+        return bool(DeltaTable.isDeltaTable(self.spark, self.name(table)))
+
+    def delete(self, table: Table, keys: "DataFrame") -> None:
+        """Delete the rows whose values in the columns of `keys` are among its rows, which must be distinct.
+
+        By a merge: a `DELETE ... WHERE id IN (...)` would write into the log the very ids that are to be forgotten.
+        """
+        same = " AND ".join(f"old.{column} <=> new.{column}" for column in keys.columns)
+        self._commit(lambda: self._delta(table).alias("old").merge(keys.alias("new"), same).whenMatchedDelete())
 
     def version(self, table: Table) -> int:
         """Newest version number of a table."""
@@ -170,7 +199,16 @@ class Lake:
     def _merge(
         self, table: Table, rows: "DataFrame", clauses: "Callable[[DeltaMergeBuilder], DeltaMergeBuilder]"
     ) -> None:
-        """Merge by key; where another writer was quicker, read the table anew and try again."""
+        """Merge by key."""
+
+        def merge() -> "DeltaMergeBuilder":
+            source = self._conform(table, rows).alias("new")
+            return clauses(self._delta(table).alias("old").merge(source, _same_key(table)))
+
+        self._commit(merge)
+
+    def _commit(self, merge: "Callable[[], DeltaMergeBuilder]") -> None:
+        """Execute a merge; where another writer was quicker, read the table anew and try again."""
         from delta.exceptions import (
             ConcurrentAppendException,
             ConcurrentDeleteDeleteException,
@@ -185,9 +223,8 @@ class Lake:
             ConcurrentTransactionException,
         )
         for race in range(_RACES + 1):
-            source = self._conform(table, rows).alias("new")
             try:
-                clauses(self._delta(table).alias("old").merge(source, _same_key(table))).execute()
+                merge().execute()
                 return
             except lost:
                 if race == _RACES:
@@ -227,6 +264,8 @@ class Lake:
 
     def _conform(self, table: Table, rows: "DataFrame") -> "DataFrame":
         """Bring columns into the table's order and types; a missing or extra column is an error of the stage."""
+        if self._versions:
+            raise ValueError(f"table {table.name!r}: a lake as of older versions is for reading alone")
         wanted, got = table.schema().names, rows.columns
         if set(wanted) != set(got):
             missing, extra = sorted(set(wanted) - set(got)), sorted(set(got) - set(wanted))

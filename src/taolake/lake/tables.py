@@ -73,6 +73,17 @@ PROMPTS = Table(
        request_id STRING COMMENT 'request of the inference log it was first seen in'""",
     ("messages",),
 )
+ASKED = Table(
+    "asked",
+    ("prompt_id", "request_id"),
+    "ingest",
+    "Who asked each prompt: a prompt that several asked is one row of `prompts`, and one row each here.",
+    """prompt_id STRING COMMENT 'prompts.prompt_id',
+       request_id STRING COMMENT 'inference_log.request_id; the source where the log names no request',
+       user_id STRING COMMENT 'hash of who asked (taolake.ids.user_id); null: the log does not say',
+       source STRING COMMENT 'file and line, or table and row',
+       times BIGINT COMMENT 'times this request was logged'""",
+)
 QUARANTINE = Table(
     "quarantine",
     ("stage", "source_id"),
@@ -142,7 +153,8 @@ JUDGEMENTS = Table(
        tokens INT COMMENT 'tokens of the reply; likewise',
        dollars DOUBLE COMMENT 'at the prices in the project file',
        seconds DOUBLE COMMENT 'from asking to the last token',
-       chunk_id STRING COMMENT 'commit it came with; begins with r and the round that paid'""",
+       chunk_id STRING COMMENT 'commit it came with; begins with r and the round that paid',
+       prompt_id STRING COMMENT 'prompts.prompt_id of the prompt it was first asked about'""",
     ("reply",),
 )
 SCORES = Table(
@@ -314,6 +326,21 @@ MONITORS = Table(
        n BIGINT COMMENT 'rows it rests on',
        alert STRING COMMENT 'rule that fired; empty otherwise'""",
 )
+ERASURES = Table(
+    "erasures",
+    ("erasure",),
+    "forget",
+    "That somebody was forgotten, and what it touched; not who it was.",
+    """erasure STRING COMMENT 'drawn anew; says nothing about the person',
+       at TIMESTAMP COMMENT 'when it was finished',
+       prompts BIGINT COMMENT 'prompts that nobody else had asked',
+       shared BIGINT COMMENT 'prompts that stay because others asked them too',
+       rows MAP<STRING, BIGINT> COMMENT 'rows deleted, by table',
+       files BIGINT COMMENT 'work files and report pages that were changed or deleted',
+       models ARRAY<STRING> COMMENT 'registered versions that had learned from it, name/version',
+       rounds ARRAY<INT> COMMENT 'rounds whose selections had rows of it',
+       floors MAP<STRING, BIGINT> COMMENT 'oldest version of each table that can be read since'""",
+)
 EPOCHS = Table(
     "epochs",
     ("scope",),
@@ -326,7 +353,7 @@ EPOCHS = Table(
 )
 TABLES: tuple[Table, ...] = (
     PROMPTS, QUARANTINE, CANDIDATES, PREFERENCES, JUDGEMENTS, SCORES, REWARDS, SELECTIONS, EVALUATIONS, ROUNDS, EPOCHS,
-    PAYLOADS, REACTIONS, INFERENCE_LOG, FEEDBACK, MONITORS,
+    PAYLOADS, REACTIONS, INFERENCE_LOG, FEEDBACK, MONITORS, ASKED, ERASURES,
 )  # fmt: skip
 
 

@@ -201,6 +201,7 @@ class _Asking:
             "dollars": dollars,
             "seconds": done.seconds,
             "chunk_id": self.chunk,
+            "prompt_id": call["prompt_id"],
         }
 
     def _price(self, call: Row, done: Completion, paid: bool) -> tuple[int, int, float]:

@@ -15,13 +15,13 @@ from taolake.stages.round import Outcome, Round
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-_PARSED = """source STRING, messages ARRAY<STRUCT<role: STRING, content: STRING>>, request_id STRING, prompt_id STRING,
-             split STRING, chosen BOOLEAN, reason STRING, excerpt STRING"""
-_FIELDS = ("source", "messages", "request_id", "prompt_id", "split", "chosen", "reason", "excerpt")
+_PARSED = """source STRING, messages ARRAY<STRUCT<role: STRING, content: STRING>>, request_id STRING, user_id STRING,
+             prompt_id STRING, split STRING, chosen BOOLEAN, reason STRING, excerpt STRING"""
+_FIELDS = ("source", "messages", "request_id", "user_id", "prompt_id", "split", "chosen", "reason", "excerpt")
 
 
 def ingest(round_: Round) -> Outcome:
-    """Read every source, write `prompts` and `quarantine`."""
+    """Read every source, write `prompts`, who asked them into `asked`, and `quarantine`."""
     from pyspark.sql import functions as f
 
     parsed = _parsed(round_).persist()
@@ -29,6 +29,8 @@ def ingest(round_: Round) -> Outcome:
     prompts = _fold(good, round_.project.task.name).persist()
     try:
         counts = _counts(parsed, prompts)
+        # Who asked comes first: a prompt that is there has its askers, also where a run is killed in between.
+        round_.lake.merge(lake.ASKED, asked(good))
         round_.lake.merge(lake.PROMPTS, prompts)
         refused = bad.select(f.lit("ingest").alias("stage"), f.col("source").alias("source_id"), "reason", "excerpt")
         round_.lake.insert_new(lake.QUARANTINE, refused)
@@ -77,6 +79,16 @@ def _fold(good: "DataFrame", task: str) -> "DataFrame":
     )
 
 
+def asked(good: "DataFrame") -> "DataFrame":
+    """Rows of `asked` from rows of (prompt_id, request_id, user_id, source); every writer of `prompts` writes these."""
+    from pyspark.sql import functions as f
+
+    request = f.coalesce(f.nullif("request_id", f.lit("")), "source").alias("request_id")
+    first = f.min(f.struct("source", "user_id")).alias("first")
+    rows = good.groupBy("prompt_id", request).agg(first, f.count(f.lit(1)).alias("times"))
+    return rows.select("prompt_id", "request_id", "first.user_id", "first.source", "times")
+
+
 def _parsed(round_: Round) -> "DataFrame":
     """All lines of all sources, each with a conversation or a reason."""
     frames = [_parse_source(round_, source) for source in round_.project.ingest.sources]
@@ -102,7 +114,8 @@ def _parser(project: Project, source: Source) -> Callable[[Iterator[Row]], Itera
             return blank | {"source": where, "reason": logged, "excerpt": excerpt}
         prompt = ids.prompt_id(project.task.name, logged.messages)
         split = source.split if source.split != "auto" else ids.split_of(prompt, project.seed, spec.holdout)
-        found = {"source": where, "messages": list(logged.messages), "request_id": logged.request_id}
+        found: Row = {"source": where, "messages": list(logged.messages), "request_id": logged.request_id}
+        found["user_id"] = logged.user_id
         return blank | found | {"prompt_id": prompt, "split": split, "chosen": source.split != "auto"}
 
     return lambda rows: (parsed(row["source"], row["line"] or b"") for row in rows)

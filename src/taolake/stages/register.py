@@ -11,7 +11,7 @@ from typing import Any
 from taolake import databricks, lake
 from taolake.config import Project
 from taolake.stages import choices, registry, reward_card, vllm_model
-from taolake.stages.round import Outcome, Round
+from taolake.stages.round import Outcome, Round, policy
 from taolake.types import Policy
 
 
@@ -36,7 +36,8 @@ def register(round_: Round) -> Outcome:
         version = _log_model(project, folder)
         question, answer = _ask_back(round_, f"models:/{project.register_.name}/{version}")
     client = mlflow.MlflowClient()
-    for key, value in _lineage(round_, verdict).items():
+    whole = policy(str(folder)).id  # what a later round that starts from this model calls its base
+    for key, value in {**_lineage(round_, verdict), "taolake.whole": whole}.items():
         client.set_model_version_tag(project.register_.name, version, key, value)
     taste = [reward_card.register_reward_model(round_, spec) for spec in choices.reward_models(round_)]
     aliases = ["challenger", "champion"] if verdict["promoted"] else ["challenger"]

@@ -19,25 +19,16 @@ if TYPE_CHECKING:
 
 def select(round_: Round) -> Outcome:
     """Write the rows of this selection, once."""
-    from pyspark.sql import functions as f
-
     selection = fingerprints(round_.project)["select"]
     measured = best_of.measure(round_)
-    told = labelled.rows(round_, selection)
-    k = measured["k"] if measured else round_.project.select.best_of
-    grouped = _groups(round_).persist()
+    grouped = groups_of(round_).persist()
     try:
-        lesson = lessons.of(round_.project, round_.number, selection, k)
-        rows = map_rows(grouped, lake.SELECTIONS.columns, lesson.of_groups)
-        labels = round_.project.select.labels
-        if labels is not None and told is not None:
-            rows = told if labels.alone else rows.unionByName(told)
+        rows = made_of(round_, grouped, selection, measured["k"] if measured else round_.project.select.best_of)
         round_.lake.append_once(lake.SELECTIONS, rows, ids.content_hash(round_.number, selection))
-        made = round_.lake.read(lake.SELECTIONS).where(
-            (f.col("selection") == selection) & (f.col("round") == round_.number)
-        )
+        made = written(round_, selection)
         kinds = {r["kind"]: r["count"] for r in made.groupBy("kind").count().collect()}
-        detail = {"selection": selection, "rows": kinds, "best_of": measured, **_facts(grouped)}
+        content = content_of(round_, made)
+        detail = {"selection": selection, "content": content, "rows": kinds, "best_of": measured, **_facts(grouped)}
     finally:
         grouped.unpersist()
     if not kinds.keys() - {"dev"}:
@@ -47,7 +38,31 @@ def select(round_: Round) -> Outcome:
     return Outcome(sum(kinds.values()), 0, detail)
 
 
-def _groups(round_: Round) -> "DataFrame":
+def made_of(round_: Round, grouped: "DataFrame", selection: str, k: int) -> "DataFrame":
+    """The rows of a selection, from groups and labels; nothing is written."""
+    lesson = lessons.of(round_.project, round_.number, selection, k)
+    rows = map_rows(grouped, lake.SELECTIONS.columns, lesson.of_groups)
+    told, labels = labelled.rows(round_, selection), round_.project.select.labels
+    if labels is not None and told is not None:
+        rows = told if labels.alone else rows.unionByName(told)
+    return rows
+
+
+def written(round_: Round, selection: str) -> "DataFrame":
+    """The rows of a selection in the table."""
+    from pyspark.sql import functions as f
+
+    return round_.lake.read(lake.SELECTIONS).where(
+        (f.col("selection") == selection) & (f.col("round") == round_.number)
+    )
+
+
+def content_of(round_: Round, rows: "DataFrame") -> str:
+    """Hash of all that the trainer sees, in any order."""
+    return round_.lake.content_id(rows, *lake.SELECTIONS.schema().names)
+
+
+def groups_of(round_: Round) -> "DataFrame":
     """One row per training prompt with its rewarded candidates."""
     from pyspark.sql import functions as f
 
@@ -84,9 +99,4 @@ def _facts(grouped: "DataFrame") -> dict[str, Any]:
 
 def training_rows(round_: Round, selection: str) -> "pa.Table":
     """A selection as the trainer reads it, in a fixed order."""
-    from pyspark.sql import functions as f
-
-    rows = round_.lake.read(lake.SELECTIONS).where(
-        (f.col("selection") == selection) & (f.col("round") == round_.number)
-    )
-    return rows.orderBy("row_id").toArrow()
+    return written(round_, selection).orderBy("row_id").toArrow()

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from taolake.training import setup
 from taolake.training.job import TrainJob
 
 
@@ -101,7 +102,8 @@ def last_whole(folder: Path) -> Path | None:
     for path in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
         if _is_whole(path):
             return path
-        shutil.rmtree(path)
+        if setup.first():
+            shutil.rmtree(path)
     return None
 
 

@@ -71,6 +71,11 @@ class TrainJob:
         return content_hash({**asdict(self), "rows": file_hash(Path(self.rows)), "out": ""})
 
     @property
+    def processes(self) -> int:
+        """How many processes train it together."""
+        return int(self.settings.get("processes", 1))
+
+    @property
     def work(self) -> Path:
         """Folder of checkpoints and other half-done things, gone when the job is done."""
         return Path(self.out) / ("work" if self.attempt == 1 else f"work-{self.attempt}")

@@ -2,12 +2,14 @@
 
     python -m taolake.training.launch <out>/job.json
 
-Not a trainer and not a scheduler: one job, one child, one machine. The child dies with its parent, a finished job is
-answered from its folder, an interrupted one goes on at its last whole checkpoint.
+Not a trainer and not a scheduler: one job, one machine, one child, or with `train.processes` as many as that, which
+`TorchDistributor` starts. The child dies with its parent, a finished job is answered from its folder, an interrupted
+one goes on at its last whole checkpoint.
 """
 
 import ctypes
 import importlib
+import io
 import json
 import os
 import shutil
@@ -16,10 +18,11 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
+from taolake.training import setup
 from taolake.training.job import RESULT, TRIPS, TrainJob, TrainResult, read_trips, write_atomic
 from taolake.trust.brakes import BrakeError, Tripped
 
@@ -50,7 +53,8 @@ def launch(job: TrainJob, on_line: Callable[[str], None] | None = None) -> Train
     _claim(out, job)
     if not (out / RESULT).exists():
         _refuse_discarded(out)
-        _run_child(out, on_line or (lambda line: None))
+        run = _run_child if job.processes == 1 else _run_ranks
+        run(out, on_line or (lambda line: None))
     return TrainResult.read(out)
 
 
@@ -71,7 +75,7 @@ def _refuse_discarded(out: Path) -> None:
 
 
 def _command(job_file: Path) -> list[str]:
-    """The child's command line. With several GPUs `accelerate launch -m` or TorchDistributor goes here."""
+    """The child's command line."""
     return [sys.executable, "-m", "taolake.training.launch", str(job_file)]
 
 
@@ -121,16 +125,76 @@ def _run_child(out: Path, on_line: Callable[[str], None]) -> None:
         raise RuntimeError(f"training ended with code {code}; the end of {out / _LOG}:\n{''.join(tail)}")
 
 
+def _run_ranks(out: Path, on_line: Callable[[str], None]) -> None:
+    """Run the job in several processes of this machine, one per GPU where there are some; gloo joins them on CPUs.
+
+    One that dies ends the others, and the job; run again, it goes on at the last checkpoint. The session that the
+    distributor asks for must be there: it says which GPUs the driver has.
+    """
+    from pyspark.ml.torch.distributor import TorchDistributor
+
+    job = _stored(out / _JOB)
+    tail = _Tail(out / _LOG, on_line)
+    # Every process sees all GPUs and takes its own; the wrapper that the distributor starts them by dies with us.
+    shared = {key: value for key, value in _environment().items() if key not in ("CUDA_VISIBLE_DEVICES", _PARENT)}
+    with _variables(shared), tail, redirect_stdout(tail):
+        ranks = TorchDistributor(num_processes=job.processes, local_mode=True, use_gpu=setup.has_gpu())
+        try:
+            ranks.run(str(Path(__file__).resolve()), str(out / _JOB))
+        except RuntimeError as error:
+            _refuse_discarded(out)
+            end = "".join(tail.lines)
+            raise RuntimeError(f"a process of the training ended: {error}; the end of {out / _LOG}:\n{end}") from error
+
+
+class _Tail(io.TextIOBase):
+    """What processes print, line by line: into the log, to the bar, and the last lines kept."""
+
+    def __init__(self, path: Path, on_line: Callable[[str], None]) -> None:
+        self._log, self._on_line = path.open("a", encoding="utf-8"), on_line
+        self.lines: deque[str] = deque(maxlen=30)
+
+    def write(self, text: str) -> int:
+        self._log.write(text)
+        self._log.flush()
+        for line in text.splitlines(keepends=True):
+            self.lines.append(line)
+            self._on_line(line.rstrip("\n"))
+        return len(text)
+
+    def close(self) -> None:
+        self._log.close()
+        super().close()
+
+
+@contextmanager
+def _variables(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for a while: the distributor hands its own on and takes no others."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _stored(path: Path) -> TrainJob:
+    """The job of a job file."""
+    return TrainJob(**json.loads(path.read_text(encoding="utf-8"))["job"])
+
+
 def main(argv: Sequence[str]) -> int:
     """Train the job of a job file and write its result; the only code that runs in the child."""
     _die_with_parent()
-    stored = json.loads(Path(argv[0]).read_text(encoding="utf-8"))
-    job = TrainJob(**stored["job"])
+    job = _stored(Path(argv[0]))
     with without(*_UNUSED):
         _load(job)
     result = _attempts(job)
     if result is None:
         return _DISCARDED
+    if not setup.first():
+        return 0
     result.write(Path(job.out))
     for folder in (job.work, job.eased().work):
         shutil.rmtree(folder, ignore_errors=True)

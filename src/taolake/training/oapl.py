@@ -57,7 +57,7 @@ class OAPLTrainer(Trainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
         rows = self.train_dataset if train_dataset is None else train_dataset
         lengths = [len(row["prompt_ids"]) + len(row["token_ids"]) for row in rows]
-        step = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return Schedule(lengths, step, self.epochs, self.args.seed)
 
     def compute_loss(

@@ -59,10 +59,12 @@ def add_reference(job: TrainJob, rows: Sequence[dict[str, Any]], pad_id: int, na
     from taolake.training import oapl
 
     path = job.work / f"{name}.json"
-    if not path.exists():
+
+    def measure() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        base = setup.policy(job)
-        write_atomic(path, json.dumps(oapl.score(base, rows, pad_id, micro(job), name)))
+        write_atomic(path, json.dumps(oapl.score(setup.policy(job), rows, pad_id, micro(job), name)))
+
+    setup.made_once(path, measure)
     for row, value in zip(rows, json.loads(path.read_text(encoding="utf-8")), strict=True):
         row["reference"] = value
 

@@ -26,11 +26,15 @@ def warm_up(job: TrainJob, tokenizer: Any) -> tuple[Path, dict[str, Any]]:
     """Imitate, and keep the weights on disk for the next algorithm; done once, whatever kills the job later."""
     folder = job.work / "warmup-result"
     if not folder.exists():
-        model, metrics = imitate(job, tokenizer)
-        # SFTTrainer patches the model's forward (fused LM head), so the next trainer must load its own.
-        partial = setup.save(model, tokenizer, job, folder.with_name("warmup-saved"))
-        (partial / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
-        partial.rename(folder)
+        model, metrics = imitate(job, tokenizer)  # every process takes its part
+
+        def keep() -> None:
+            # SFTTrainer patches the model's forward (fused LM head), so the next trainer must load its own.
+            partial = setup.save(model, tokenizer, job, folder.with_name("warmup-saved"))
+            (partial / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+            partial.rename(folder)
+
+        setup.made_once(folder, keep)
     return folder, json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
 
 

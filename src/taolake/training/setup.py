@@ -4,11 +4,16 @@ Not an algorithm. TRL's defaults are for one GPU (bf16, gradient checkpointing);
 (docs/design.md, section 6).
 """
 
+import os
 import shutil
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from taolake.training.job import TrainJob
+
+_POLL_S = 0.2
 
 
 def tokenizer(base: str) -> Any:
@@ -37,6 +42,24 @@ def has_gpu() -> bool:
     import torch
 
     return bool(torch.cuda.is_available())
+
+
+def first() -> bool:
+    """Whether this process is the one of its kind that writes: rank 0 of several, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def made_once(path: Path, make: Callable[[], object]) -> None:
+    """Have the first process make a file or folder, which must appear whole; the others wait for it.
+
+    Without a process group, which no trainer has opened yet; where the first one dies, its launcher ends the others.
+    """
+    if first():
+        if not path.exists():
+            make()
+        return
+    while not path.exists():
+        time.sleep(_POLL_S)
 
 
 def weights_dtype(job: TrainJob, lora: bool) -> str:
@@ -108,12 +131,13 @@ def micro_batch(batch: int, limit: int | None) -> int:
 
 def arguments(job: TrainJob, stage: str, learning_rate: float, batch: int, micro: int | None) -> dict[str, Any]:
     """Keyword arguments that all trainers share; bf16 on a GPU, float32 on a CPU."""
-    size = micro_batch(batch, micro)
+    mine = batch // job.processes  # of a step's rows; the trainer shares them out
+    size = micro_batch(mine, micro)
     gpu = has_gpu()
     return {
         "output_dir": str(job.work / stage),
         "per_device_train_batch_size": size,
-        "gradient_accumulation_steps": batch // size,
+        "gradient_accumulation_steps": mine // size,
         "learning_rate": learning_rate,
         "lr_scheduler_type": "linear",
         # No ramp: its first step has rate zero, so a run of one step would silently learn nothing.
@@ -136,6 +160,8 @@ def arguments(job: TrainJob, stage: str, learning_rate: float, batch: int, micro
 
 def save(model: Any, tokenizer: Any, job: TrainJob, folder: Path) -> Path:
     """Write adapter or model with tokenizer and chat template; the folder appears whole or not at all."""
+    if not first():
+        return folder
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     if hasattr(model, "peft_config"):
