@@ -6,6 +6,7 @@ Every field says what it means, its range is in its type, and a misspelt key is 
 
 from taolake.config.base import ImportPath, Name, Section, Share, sections_in
 from taolake.config.engines import EndpointEngine, EngineSpec, FakeEngine, Model, VllmEngine
+from taolake.config.flywheel import Canary, Flywheel, Monitor, Rule
 from taolake.config.inputs import Budget, Example, Extract, Generate, Ingest, Source, Strategy, Task
 from taolake.config.outcome import Cost, Evaluate, Gate, Gold, Register, Serve, Unity
 from taolake.config.project import Project, load
@@ -47,6 +48,7 @@ __all__ = [
     "Bond",
     "Brakes",
     "Budget",
+    "Canary",
     "CheckScorer",
     "CitationScorer",
     "Cost",
@@ -57,6 +59,7 @@ __all__ = [
     "Example",
     "Extract",
     "FakeEngine",
+    "Flywheel",
     "FunctionScorer",
     "Gate",
     "Generate",
@@ -70,6 +73,7 @@ __all__ = [
     "Lora",
     "MlflowJudgeScorer",
     "Model",
+    "Monitor",
     "Name",
     "Oapl",
     "OtherTask",
@@ -80,6 +84,7 @@ __all__ = [
     "Reward",
     "RewardModelScorer",
     "Rloo",
+    "Rule",
     "ScorerSpec",
     "Section",
     "Select",
