@@ -5,7 +5,7 @@ import math
 import pytest
 
 from taolake.config import Canary, Rule
-from taolake.watch import canary, drift, rules, texts
+from taolake.watch import canary, drift, intervals, rules, texts
 from taolake.watch.rules import Measurement
 from taolake.watch.sequential import Word
 from tests.unit.test_sequential import traffic
@@ -77,11 +77,6 @@ def test_distance_is_one_less_the_cosine() -> None:
     assert drift.distance([0, 0], [1, 0]) == 0
 
 
-def test_agreement_counts_pairs_of_answers_to_one_prompt() -> None:
-    assert drift.agreement([{"a": 2, "b": 1}, {"c": 1}]) == (1 / 3, 3)
-    assert drift.agreement([{"a": 1}]) is None
-
-
 @pytest.mark.parametrize(
     ("text", "refused"),
     [
@@ -138,3 +133,14 @@ def test_a_rule_fires_when_the_whole_interval_is_beyond_it(found: Measurement, s
 def test_a_rule_without_a_limit_is_refused() -> None:
     with pytest.raises(ValueError, match="has no limit, wanted one of above, below, falls"):
         Rule(metric="errors")
+
+
+def test_intervals_from_counts() -> None:
+    assert intervals.share(0, 0) is None and intervals.mean(None, None, 0) is None
+    told = intervals.share(5, 10)
+    assert told is not None and (told.mean, round(told.low, 4), round(told.high, 4)) == (0.5, 0.2366, 0.7634)
+    none = intervals.share(0, 10)
+    assert none is not None and none.low == 0 and round(none.high, 4) == 0.2775
+    wide = intervals.mean(1.0, 2.0, 100)
+    assert wide is not None and (round(wide.low, 3), round(wide.high, 3)) == (0.608, 1.392)
+    assert intervals.mean(1.0, None, 1) == (1.0, -math.inf, math.inf)

@@ -7,6 +7,7 @@ to repeat: `append_once` (a chunk of new rows, at most once), `insert_new` (rows
 
 import contextlib
 import random
+import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from taolake.ids import content_hash
 from taolake.lake.tables import (
+    ANSWER_SCORES,
     CANDIDATES,
     EPOCHS,
     EVALUATIONS,
@@ -27,6 +29,7 @@ from taolake.lake.tables import (
     PROPERTIES,
     QUARANTINE,
     REACTIONS,
+    RELEASES,
     REWARDS,
     ROUNDS,
     SCORES,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 __all__ = [
+    "ANSWER_SCORES",
     "CANDIDATES",
     "EPOCHS",
     "EVALUATIONS",
@@ -53,6 +57,7 @@ __all__ = [
     "PROMPTS",
     "QUARANTINE",
     "REACTIONS",
+    "RELEASES",
     "REWARDS",
     "ROUNDS",
     "SCORES",
@@ -127,6 +132,12 @@ class Lake:
         halves = [f.bit_xor(f.xxhash64(f.lit(salt), *columns)) for salt in ("a", "b")]
         first, second, count = rows.agg(*halves, f.count(f.lit(1))).collect()[0]
         return content_hash(first, second, count)
+
+    def query(self, text: str) -> "DataFrame":
+        """Run SQL in which our tables stand by their bare names after FROM, as in a dashboard."""
+        ours = {table.name: table for table in TABLES}
+        named = {name: self.read(ours[name]) for name in re.findall(r"\bFROM (\w+)", text) if name in ours}
+        return self.spark.sql(re.sub(rf"\bFROM ({'|'.join(ours)})\b", r"FROM {\1}", text), **named)
 
     def execute(self, statements: Iterable[str]) -> None:
         """Run SQL that only a catalog understands; each statement must be safe to repeat (`taolake.unity`)."""

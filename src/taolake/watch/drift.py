@@ -34,17 +34,6 @@ def distance(before: Sequence[float], now: Sequence[float]) -> float:
     return 1 - sum(a * b for a, b in zip(before, now, strict=True)) / size if size else 0.0
 
 
-def agreement(counts: Sequence[Mapping[str, int]]) -> tuple[float, int] | None:
-    """Chance that two answers to one prompt are the same, over all pairs, and how many pairs; None without a pair.
-
-    Args:
-        counts: of every prompt that was asked, how often each answer was given.
-    """
-    equal = sum(n * (n - 1) // 2 for prompt in counts for n in prompt.values())
-    every = sum(n * (n - 1) // 2 for prompt in counts for n in [sum(prompt.values())])
-    return (equal / every, every) if every else None
-
-
 def _shares(side: Mapping[str, int], bins: Sequence[str]) -> list[float]:
     total = sum(side.values()) + _PRIOR * len(bins)
     return [(side.get(name, 0) + _PRIOR) / total for name in bins]
