@@ -51,7 +51,7 @@ def write(
 def split(
     requests: int, share: float, answers: Mapping[str, Callable[[np.random.Generator], str]], seed: int, first: int = 0
 ) -> list[dict[str, Any]]:
-    """Traffic of two versions, each request of a user of its own and dealt by chance; the second version gets `share`."""
+    """Traffic of two versions, each request of a user of its own and dealt by chance; the second one gets `share`."""
     rng = np.random.default_rng(seed)
     live, canary = answers
     rows = []

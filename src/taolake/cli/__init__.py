@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from taolake.cli import cost, look, people, rounds, serve
+from taolake.cli import cost, look, people, rounds, serve, watch
 from taolake.cli.common import REFUSED
 from taolake.trust import TrustError
 
@@ -28,7 +28,9 @@ app = typer.Typer(
     taolake trust conf/mine.yml       does its reward agree with people?
     taolake label export              ask people where it teaches most
     taolake plan conf/mine.yml --prompts 20000   what will it cost?
-    taolake deploy conf/mine.yml      serve it on Databricks, a canary first
+    taolake deploy conf/mine.yml      serve it, a canary first
+    taolake canary conf/mine.yml      promote it, or take it back
+    taolake monitor conf/mine.yml     what its answers look like in production
     """,
 )
 
@@ -43,6 +45,8 @@ for command in (
     look.tables,
     look.chat,
     serve.deploy,
+    serve.canary,
+    watch.monitor,
     cost.plan,
 ):
     app.command()(command)

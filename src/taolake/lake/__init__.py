@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taolake.ids import content_hash
 from taolake.lake.tables import (
@@ -136,7 +136,9 @@ class Lake:
     def query(self, text: str) -> "DataFrame":
         """Run SQL in which our tables stand by their bare names after FROM, as in a dashboard."""
         ours = {table.name: table for table in TABLES}
-        named = {name: self.read(ours[name]) for name in re.findall(r"\bFROM (\w+)", text) if name in ours}
+        named: dict[str, Any] = {
+            name: self.read(ours[name]) for name in re.findall(r"\bFROM (\w+)", text) if name in ours
+        }
         return self.spark.sql(re.sub(rf"\bFROM ({'|'.join(ours)})\b", r"FROM {\1}", text), **named)
 
     def execute(self, statements: Iterable[str]) -> None:

@@ -212,7 +212,7 @@ def _plain(metric: str, value: float | None, n: int) -> Measurement:
 
 
 def _with(metric: str, ends: Interval | None, n: int) -> Measurement:
-    return Measurement(metric, *((None, None, None) if ends is None else ends), n)
+    return Measurement(metric, None, None, None, n) if ends is None else Measurement(metric, *ends, n)
 
 
 def values(found: Mapping[Cell, Sequence[Measurement]], cell: Cell) -> dict[str, float | None]:
