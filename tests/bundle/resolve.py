@@ -72,6 +72,8 @@ def _resolved(target: str, variables: Path | None) -> dict[str, Any]:
     merged = _merge(main, wanted)
     if wanted.get("mode") == "development":
         _rename(merged["resources"])
+    for number, body in enumerate(merged["resources"]["jobs"].values()):
+        body["id"] = number
     for model in merged["resources"]["registered_models"].values():
         model["id"] = f"{model['catalog_name']}.{model['schema_name']}.{model['name']}"
     workspace = {"root_path": "/Workspace/Users/ann@example.com/.bundle/taolake/" + target, "current_user": USER}
@@ -80,8 +82,8 @@ def _resolved(target: str, variables: Path | None) -> dict[str, Any]:
     scope = {**merged, "var": values, "bundle": {**merged["bundle"], "target": target}}
     resolved = _replace(merged, scope)
     assert isinstance(resolved, dict)
-    for model in resolved["resources"]["registered_models"].values():
-        del model["id"]
+    for body in [*resolved["resources"]["registered_models"].values(), *resolved["resources"]["jobs"].values()]:
+        del body["id"]
     return resolved
 
 

@@ -55,7 +55,7 @@ def above(key: str, task: str) -> list[str]:
 def test_there_is_what_the_jobs_need() -> None:
     kinds = Counter(kind for _, kind, _, _ in resources_in_files())
     assert set(kinds) == set(CLASSES)
-    assert JOBS == ["tao_label", "tao_round", "tao_smoke"]
+    assert JOBS == ["tao_flywheel", "tao_label", "tao_monitor", "tao_round", "tao_smoke"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -147,7 +147,7 @@ def test_a_task_runs_on_a_cluster_that_is_defined_with_the_pinned_libraries(key:
     clusters = {each["job_cluster_key"]: each["new_cluster"] for each in found["job_clusters"]}
     used = set()
     for name, task in tasks(key).items():
-        if "condition_task" in task:
+        if task.keys() & {"condition_task", "run_job_task"}:
             assert not COMPUTE & task.keys()
             continue
         assert COMPUTE & task.keys() == {"job_cluster_key"}, name
@@ -241,7 +241,9 @@ def test_widgets_are_made_before_they_are_read() -> None:
 def test_task_values_that_are_asked_for_are_set() -> None:
     """`notebook.finish` gives the stage's detail, and each yes or no in it, such as the gate's."""
     asked = re.findall(r"\{\{tasks\.(\w+)\.values\.(\w+)\}\}", "".join(path.read_text() for path in files()))
-    assert asked == [("gate", "promoted")]
+    assert asked == [("trigger", "due"), ("trigger", "next_round"), ("gate", "promoted")]
+    notebook_of_it = (NOTEBOOKS / "24_trigger.py").read_text(encoding="utf-8")
+    assert 'taskValues.set(key="next_round"' in notebook_of_it
 
 
 def test_conditions_ask_for_parameters_that_exist() -> None:
@@ -283,10 +285,11 @@ def test_no_secret_is_written_down() -> None:
     assert "dapi" not in text
 
 
-def test_the_dashboard_asks_for_tables_and_columns_that_exist() -> None:
+@pytest.mark.parametrize("key", ["quality", "production"])
+def test_a_dashboard_asks_for_tables_and_columns_that_exist(key: str) -> None:
     from taolake import lake
 
-    body = next(iter(bundle("dev")["resources"]["dashboards"].values()))
+    body = bundle("dev")["resources"]["dashboards"][key]
     made = json.loads((Path(body["_file"]).parent / body["file_path"]).read_text())
     columns = {table.name: {name for name, _, _ in table.fields()} for table in lake.TABLES}
     for dataset in made["datasets"]:
@@ -303,3 +306,15 @@ def test_the_dashboard_asks_for_tables_and_columns_that_exist() -> None:
         assert set(shown) == fields
         assert all(re.search(rf"\b{name}\b", queried[widget["queries"][0]["query"]["datasetName"]]) for name in fields)
     assert len(names) == len(set(names)) >= 4
+
+
+def test_the_page_of_production_and_its_dashboard_ask_the_same() -> None:
+    from taolake import lake
+    from taolake.report.monitor import QUERIES
+
+    made = json.loads((ROOT / "dashboards" / "production.lvdash.json").read_text())
+    assert {d["name"]: "".join(d["queryLines"]) for d in made["datasets"]} == QUERIES
+    columns = {table.name: {name for name, _, _ in table.fields()} for table in lake.TABLES}
+    for query in QUERIES.values():
+        selected, table = re.findall(r"SELECT (.*) FROM (\w+)", query)[0]
+        assert set(selected.split(", ")) <= columns[table]

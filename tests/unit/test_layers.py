@@ -21,7 +21,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = {
     "__init__": 0, "types": 0, "ids": 0, "config": 0, "preflight": 0,
     "curation": 1, "sandbox": 1, "scoring": 1, "selection": 1, "trust": 1, "verdict": 1, "cost": 1, "access": 1,
-    "lineage": 1,
+    "lineage": 1, "watch": 1,
     "lake": 2, "session": 2, "engines": 2, "training": 2, "serving": 2, "gateway": 2, "unity": 2,
     "stages": 3, "report": 3, "reference": 3, "notebook": 3, "databricks": 3,
     "demo": 4,
@@ -138,9 +138,9 @@ def test_a_floor_loads_no_library_it_must_not_know() -> None:
     """One interpreter, floor by floor; stages are named one by one, since `stages` imports each only when it runs."""
     stages = ", ".join(f"taolake.stages.{file.stem}" for file in sorted((ROOT / "stages").glob("[a-z]*.py")))
     low, high = loaded_after(
-        "from taolake import config, types, ids, preflight, scoring, selection, trust, verdict, curation\n"
+        "from taolake import config, types, ids, preflight, scoring, selection, trust, verdict, curation, watch\n"
         "import taolake.scoring.sql, taolake.scoring.checks, taolake.scoring.extract, taolake.curation.parse\n"
-        "import taolake.selection.combine, taolake.selection.weights",
+        "import taolake.selection.combine, taolake.selection.weights, taolake.watch.canary, taolake.watch.texts",
         "from taolake import lake, engines, stages, cli, session, reference, notebook, databricks\n"
         f"import {stages}, taolake.engines.vllm, taolake.engines.endpoint, taolake.training.launch\n"
         "import taolake.serving.release",

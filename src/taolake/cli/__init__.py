@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from taolake.cli import cost, look, people, rounds, serve, trace
+from taolake.cli import cost, look, people, rounds, serve, trace, watch
 from taolake.cli.common import REFUSED
 from taolake.trust import TrustError
 
@@ -30,6 +30,8 @@ app = typer.Typer(
     taolake plan conf/mine.yml --prompts 20000   what will it cost?
     taolake serve conf/mine.yml       serve it here, and log what is asked
     taolake deploy conf/mine.yml      serve it on Databricks, a canary first
+    taolake canary conf/mine.yml      promote it, or take it back
+    taolake monitor conf/mine.yml     what its answers look like in production
     """,
 )
 
@@ -45,6 +47,8 @@ for command in (
     look.chat,
     serve.serve,
     serve.deploy,
+    serve.canary,
+    watch.monitor,
     cost.plan,
     trace.lineage,
     trace.forget,

@@ -1,11 +1,11 @@
-"""The commands that serve: on this machine, and behind an endpoint of a Databricks workspace. They start no Spark."""
+"""The commands that serve, on this machine and behind an endpoint of a workspace, and that change what is served."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from taolake.cli.common import DEMO, ConfigArgument, fail, load
+from taolake.cli.common import DEMO, ConfigArgument, Opened, fail, load
 
 
 def serve(
@@ -35,7 +35,7 @@ def deploy(
     rollback: Annotated[bool, typer.Option("--rollback", help="Back to the version before.")] = False,
     version: Annotated[int, typer.Option(min=0, help="Version to serve; 0: the champion.")] = 0,
 ) -> None:
-    """Put the champion behind the serving endpoint: canary, promotion, or back.
+    """Put the champion behind the serving endpoint: canary, promotion, or back. Without a catalog: on this machine.
 
     \b
     taolake deploy conf/mine.yml --plan
@@ -44,23 +44,42 @@ def deploy(
     """
     from taolake import databricks
     from taolake.serving import release
-    from taolake.serving.steps import PASSED
-    from taolake.stages.deploy import wanted
+    from taolake.serving.steps import PASSED, PROBED
+    from taolake.stages import deploy
 
+    project = load(config)
     try:
-        want = wanted(load(config), version)
+        place = deploy.place(project, project.lake, databricks.client, version)
     except ValueError as error:
         raise fail(str(error)) from None
-    client = databricks.client()
-    if not version:
-        want = wanted(load(config), databricks.alias(client, want.model, "champion"))
     if plan:
-        for step in release.plan(client, want):
+        for step in release.planned(place):
             typer.echo(f"{step.do.value:8} {step.says}")
         return
     waiting = release.Waiting(say=typer.echo)
     if rollback:
-        release.rollback(client, want, waiting)
+        release.withdraw(
+            lambda want: deploy.place(project, project.lake, databricks.client, want.version), place.want, waiting
+        )
         return
-    if release.deploy(client, want, waiting).judged(want.version) != PASSED:
+    if release.serve(place, waiting).judged(place.want.version) not in (PASSED, PROBED):
         raise typer.Exit(1)
+
+
+def canary(
+    config: ConfigArgument = Path(DEMO),
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be decided, and change nothing.")] = False,
+) -> None:
+    """Decide about a version that gets a part of the requests: promote, hold or roll back, by its answers.
+
+    \b
+    taolake canary conf/mine.yml --plan
+    taolake canary conf/mine.yml
+    """
+    from taolake import databricks
+    from taolake.serving.release import Waiting
+    from taolake.stages import canary
+
+    with Opened(load(config), 1) as opened:
+        outcome = canary.canary(opened, databricks.client, not plan, Waiting(say=typer.echo))
+    typer.echo(f"{outcome.detail['verdict']}: {outcome.detail['says']}")

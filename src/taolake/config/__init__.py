@@ -6,6 +6,7 @@ Every field says what it means, its range is in its type, and a misspelt key is 
 
 from taolake.config.base import ImportPath, Name, Section, Share, sections_in
 from taolake.config.engines import EndpointEngine, EngineSpec, FakeEngine, Model, VllmEngine
+from taolake.config.flywheel import Canary, Flywheel, Monitor, Rule
 from taolake.config.inputs import Budget, Example, Extract, Generate, Ingest, Source, Strategy, Task
 from taolake.config.outcome import Cost, Evaluate, Feedback, Gate, Gateway, Gold, Register, Serve, Unity, Version
 from taolake.config.project import Project, load
@@ -47,6 +48,7 @@ __all__ = [
     "Bond",
     "Brakes",
     "Budget",
+    "Canary",
     "CheckScorer",
     "CitationScorer",
     "Cost",
@@ -58,6 +60,7 @@ __all__ = [
     "Extract",
     "FakeEngine",
     "Feedback",
+    "Flywheel",
     "FunctionScorer",
     "Gate",
     "Gateway",
@@ -72,6 +75,7 @@ __all__ = [
     "Lora",
     "MlflowJudgeScorer",
     "Model",
+    "Monitor",
     "Name",
     "Oapl",
     "OtherTask",
@@ -82,6 +86,7 @@ __all__ = [
     "Reward",
     "RewardModelScorer",
     "Rloo",
+    "Rule",
     "ScorerSpec",
     "Section",
     "Select",

@@ -74,7 +74,7 @@ class Unity(Section):
 
 
 class Serve(Section):
-    """The serving endpoint on Databricks, made and changed by `taolake deploy` alone."""
+    """The serving endpoint on Databricks, made and changed by `taolake deploy` and `taolake canary` alone."""
 
     endpoint: Annotated[str, StringConstraints(pattern=r"^[\w-]{0,63}$")] = Field(
         "", description="Its name; empty: nothing is served."
@@ -95,6 +95,10 @@ class Serve(Section):
         default_factory=dict, description="For `custom`: environment variables, by reference `{{secrets/scope/key}}`."
     )
     canary: int = Field(10, ge=0, le=50, description="Percent of requests a new version gets before it is promoted.")
+    promote: Literal["probes", "signals"] = Field(
+        "probes",
+        description="`probes`: when it answers its probes; `signals`: when `taolake canary` says so.",
+    )
     probes: tuple[str, ...] = Field(
         ("Are you there?",), min_length=1, description="Questions that a new version must answer before it is promoted."
     )

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from taolake.config.base import ImportPath, Name, Section, sections_in
 from taolake.config.engines import EngineSpec, Model
+from taolake.config.flywheel import Canary, Flywheel, Monitor
 from taolake.config.inputs import Generate, Ingest, Task
 from taolake.config.outcome import Cost, Evaluate, Feedback, Gate, Gateway, Register, Serve, Unity
 from taolake.config.scorers import (
@@ -50,6 +51,9 @@ class Project(Section):
     unity: Unity = Field(default_factory=lambda: Unity(), description="What tables have in Unity Catalog.")
     serve: Serve = Field(default_factory=lambda: Serve(), description="Where it answers, on Databricks.")
     gateway: Gateway = Field(default_factory=lambda: Gateway(), description="How it is served here.")
+    monitor: Monitor = Field(default_factory=lambda: Monitor(), description="What is measured of production.")
+    canary: Canary = Field(default_factory=lambda: Canary(), description="When a new version is promoted.")
+    flywheel: Flywheel = Field(default_factory=lambda: Flywheel(), description="When the next round starts.")
     cost: Cost = Field(default_factory=lambda: Cost(), description="Prices for the card.")
     prepare: ImportPath | None = Field(
         None, description="Function `f(project)` that makes the inputs before a round, as the embedded example does."
@@ -83,6 +87,7 @@ class Project(Section):
                 f"evaluate.judge {self.evaluate.judge!r} is part of the reward; the gate needs another (law 5)"
             )
         self._judge_stands_apart()
+        self._watchers_read_answers_alone()
         if self.train.online:
             self._can_train_online()
         self._brakes_stand_apart()
@@ -114,6 +119,25 @@ class Project(Section):
                 f"generate.budget.scorer {name!r} of kind {spec.kind!r} cannot read one answer while others are asked: "
                 "take a verifier or a function"
             )
+
+    def _watchers_read_answers_alone(self) -> None:
+        """In production an answer has no group and no engine beside it."""
+        signals = {s for s in self.canary.signals if s not in ("answered", "feedback", "refusals", "scorers")}
+        watching = [s.name for s in self.watchers]
+        for place, names in (("monitor.scorers", set(self.monitor.scorers or ())), ("canary.signals", signals)):
+            for name in sorted(names - set(watching)):
+                able = [s.name for s in self.scorers if not (_needs_the_stage(s) or _only_compares(s))]
+                raise ValueError(
+                    f"{place} names {name!r}, wanted a scorer that reads one answer alone, without an engine, and that "
+                    f"monitor.scorers does not leave out: one of {able}"
+                )
+
+    @property
+    def watchers(self) -> list[ScorerSpec]:
+        """Scorers that read answers in production."""
+        wanted = self.monitor.scorers
+        able = [s for s in self.scorers if not (_needs_the_stage(s) or _only_compares(s))]
+        return [s for s in able if wanted is None or s.name in wanted]
 
     def _measure_stands_apart(self) -> None:
         """What sets k is people, or a scorer that judges an answer alone and is not part of the reward."""

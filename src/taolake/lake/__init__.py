@@ -8,6 +8,7 @@ away: `delete` ends rows in the newest version, `purge` (`taolake.lake.purge`) e
 
 import contextlib
 import random
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from taolake.ids import content_hash
 from taolake.lake import direct
 from taolake.lake.tables import (
+    ANSWER_SCORES,
     ASKED,
     CANDIDATES,
     EPOCHS,
@@ -31,6 +33,7 @@ from taolake.lake.tables import (
     PROPERTIES,
     QUARANTINE,
     REACTIONS,
+    RELEASES,
     REWARDS,
     ROUNDS,
     SCORES,
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 __all__ = [
+    "ANSWER_SCORES",
     "ASKED",
     "CANDIDATES",
     "EPOCHS",
@@ -60,6 +64,7 @@ __all__ = [
     "PROMPTS",
     "QUARANTINE",
     "REACTIONS",
+    "RELEASES",
     "REWARDS",
     "ROUNDS",
     "SCORES",
@@ -155,16 +160,6 @@ class Lake:
             found = found.where(f.col(name) == value)
         return [row.asDict() for row in found.collect()]
 
-    def exists(self, table: Table) -> bool:
-        """Whether anything ever wrote or read it; asking does not make it."""
-        from delta.tables import DeltaTable
-
-        if table.name in self._known:
-            return True
-        if self.in_catalog:
-            return bool(self.spark.catalog.tableExists(self.name(table)))
-        return bool(DeltaTable.isDeltaTable(self.spark, self.name(table)))
-
     def delete(self, table: Table, keys: "DataFrame") -> None:
         """Delete the rows whose values in the columns of `keys` are among its rows, which must be distinct.
 
@@ -190,6 +185,14 @@ class Lake:
         halves = [f.bit_xor(f.xxhash64(f.lit(salt), *columns)) for salt in ("a", "b")]
         first, second, count = rows.agg(*halves, f.count(f.lit(1))).collect()[0]
         return content_hash(first, second, count)
+
+    def query(self, text: str) -> "DataFrame":
+        """Run SQL in which our tables stand by their bare names after FROM, as in a dashboard."""
+        ours = {table.name: table for table in TABLES}
+        named: dict[str, Any] = {
+            name: self.read(ours[name]) for name in re.findall(r"\bFROM (\w+)", text) if name in ours
+        }
+        return self.spark.sql(re.sub(rf"\bFROM ({'|'.join(ours)})\b", r"FROM {\1}", text), **named)
 
     def execute(self, statements: Iterable[str]) -> None:
         """Run SQL that only a catalog understands; each statement must be safe to repeat (`taolake.unity`)."""

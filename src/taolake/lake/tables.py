@@ -341,6 +341,35 @@ ERASURES = Table(
        rounds ARRAY<INT> COMMENT 'rounds whose selections had rows of it',
        floors MAP<STRING, BIGINT> COMMENT 'oldest version of each table that can be read since'""",
 )
+ANSWER_SCORES = Table(
+    "answer_scores",
+    ("request_id", "scorer", "scorer_version"),
+    "monitor",
+    "What scorers say of answers that were given in production.",
+    """request_id STRING COMMENT 'inference_log.request_id',
+       scorer STRING COMMENT 'name in the project file',
+       scorer_version STRING COMMENT 'hash of all that can change a score',
+       value DOUBLE COMMENT 'null: the scorer could not tell',
+       status STRING COMMENT 'ok, abstain, error or timeout',
+       answer_key STRING COMMENT 'what the answer means, where the scorer knows'""",
+)
+RELEASES = Table(
+    "releases",
+    ("model", "version", "decided_at"),
+    "canary",
+    "What was decided about a version that answered beside the live one, and on what evidence.",
+    """model STRING COMMENT 'registered model',
+       version INT COMMENT 'the new version',
+       decided_at TIMESTAMP COMMENT 'when its signals were read',
+       live INT COMMENT 'version it was held against',
+       verdict STRING COMMENT 'promote, hold or rollback',
+       reason STRING COMMENT 'the evidence in one sentence',
+       since TIMESTAMP COMMENT 'begin of what was read',
+       reached_at TIMESTAMP COMMENT 'request with which the evidence was enough; null: it is not',
+       requests BIGINT COMMENT 'requests of both versions until then; all of them while it is not enough',
+       acted BOOLEAN COMMENT 'whether the endpoint was changed',
+       evidence STRING COMMENT 'JSON: every signal on both versions, with intervals and capital'""",
+)
 EPOCHS = Table(
     "epochs",
     ("scope",),
@@ -353,7 +382,7 @@ EPOCHS = Table(
 )
 TABLES: tuple[Table, ...] = (
     PROMPTS, QUARANTINE, CANDIDATES, PREFERENCES, JUDGEMENTS, SCORES, REWARDS, SELECTIONS, EVALUATIONS, ROUNDS, EPOCHS,
-    PAYLOADS, REACTIONS, INFERENCE_LOG, FEEDBACK, MONITORS, ASKED, ERASURES,
+    PAYLOADS, REACTIONS, INFERENCE_LOG, FEEDBACK, MONITORS, ANSWER_SCORES, RELEASES, ASKED, ERASURES,
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ does not repeat (500, conflicts, time-outs) is left to `release`, which looks ag
 
 from typing import TYPE_CHECKING, Any
 
-from taolake.serving.steps import FAILED, PASSED, Do, Seen, Step, Want
+from taolake.serving.steps import FAILED, Do, Refused, Seen, Step, Want, served_name
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -83,7 +83,7 @@ class Desk:
                 )
             case Do.PROBE:
                 trouble = self._probe()
-                self._tag(step.version, FAILED if trouble else PASSED)
+                self._tag(step.version, FAILED if trouble else step.word)
                 if trouble:
                     raise Refused(trouble)
             case Do.JUDGE:
@@ -95,7 +95,7 @@ class Desk:
 
     def ask(self, version: int, question: str) -> str:
         """One answer of one version, whatever its share of the requests."""
-        entity = _name(self.want.model, version)
+        entity = served_name(self.want.model, version)
         path = f"/serving-endpoints/{self.want.serve.endpoint}/served-models/{entity}/invocations"
         body = {"messages": [{"role": "user", "content": question}], "max_tokens": _TOKENS}
         reply: Any = self._client.api_client.do("POST", path, body=body)
@@ -156,7 +156,7 @@ class Desk:
         from databricks.sdk.service.serving import ServedEntityInput, ServingModelWorkloadType
 
         serve, name = self.want.serve, self.want.model
-        entity = ServedEntityInput(entity_name=name, entity_version=str(version), name=_name(name, version))
+        entity = ServedEntityInput(entity_name=name, entity_version=str(version), name=served_name(name, version))
         if serve.kind == "custom":
             entity.workload_type = ServingModelWorkloadType(serve.workload_type)
             entity.workload_size, entity.scale_to_zero_enabled = serve.workload_size, serve.scale_to_zero
@@ -186,14 +186,6 @@ class Desk:
 
         tag = EndpointTag(_VERDICT, f"{version} {word}")
         self._client.serving_endpoints.patch(self.want.serve.endpoint, add_tags=[tag])
-
-
-class Refused(Exception):
-    """A version did not pass its probes; it is on record, and the next steps lead away from it."""
-
-
-def _name(model: str, version: int) -> str:
-    return f"{model.rpartition('.')[2]}-{version}"
 
 
 def _gateway(want: Want) -> "AiGatewayConfig":

@@ -3,10 +3,10 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from taolake.serving.desk import Desk, Refused
-from taolake.serving.steps import ROLLED_BACK, Do, Seen, Step, Want, judge, next_step, to_roll_back
+from taolake.serving.desk import Desk
+from taolake.serving.steps import ROLLED_BACK, Do, Refused, Seen, Step, Want, judge, next_step, to_roll_back
 from taolake.serving.steps import plan as steps_from
 
 if TYPE_CHECKING:
@@ -24,6 +24,23 @@ class Waiting:
     sleep: Callable[[float], None] = time.sleep
 
 
+class Place(Protocol):
+    """Where a version is served, seen from there: a workspace's endpoint (`desk`), or this machine (`local`)."""
+
+    @property
+    def want(self) -> Want:
+        """The version to serve."""
+
+    def check(self) -> None:
+        """Raise ValueError where the model cannot be served as wanted."""
+
+    def look(self) -> Seen:
+        """What is there now."""
+
+    def do(self, step: Step) -> None:
+        """Do a step."""
+
+
 def deploy(client: "WorkspaceClient", want: Want, waiting: Waiting = Waiting()) -> Seen:
     """Put a version behind its endpoint, or go back to the one before where it does not pass.
 
@@ -31,7 +48,17 @@ def deploy(client: "WorkspaceClient", want: Want, waiting: Waiting = Waiting()) 
         ValueError: the model cannot be served as wanted; nothing was changed.
         RuntimeError: the version cannot be served and there is none to go back to, or the endpoint took too long.
     """
-    return _run(Desk(client, want), waiting)
+    return serve(Desk(client, want), waiting)
+
+
+def serve(place: Place, waiting: Waiting = Waiting()) -> Seen:
+    """As `deploy`, anywhere."""
+    return _run(place, waiting)
+
+
+def settle(place: Place, word: str, why: str, waiting: Waiting = Waiting()) -> Seen:
+    """Write down what became of a canary, `PASSED` or `ROLLED_BACK`, and do what follows from it."""
+    return _run(place, waiting, judge(place.want.version, word, why))
 
 
 def rollback(client: "WorkspaceClient", want: Want, waiting: Waiting = Waiting()) -> Seen:
@@ -40,19 +67,27 @@ def rollback(client: "WorkspaceClient", want: Want, waiting: Waiting = Waiting()
     Raises:
         RuntimeError: as `deploy`, or there is nothing to go back to.
     """
-    bad = to_roll_back(Desk(client, want).look())
-    desk = Desk(client, dataclasses.replace(want, version=bad))
-    return _run(desk, waiting, judge(bad, ROLLED_BACK, "as asked"))
+    return withdraw(lambda wanted: Desk(client, wanted), want, waiting)
+
+
+def withdraw(place: Callable[[Want], Place], want: Want, waiting: Waiting = Waiting()) -> Seen:
+    """As `rollback`, anywhere."""
+    bad = to_roll_back(place(want).look())
+    return settle(place(dataclasses.replace(want, version=bad)), ROLLED_BACK, "as asked", waiting)
 
 
 def plan(client: "WorkspaceClient", want: Want) -> list[Step]:
     """What `deploy` would do now; changes nothing."""
-    desk = Desk(client, want)
-    desk.check()
-    return list(steps_from(want, desk.look()))
+    return planned(Desk(client, want))
 
 
-def _run(desk: Desk, waiting: Waiting, verdict: Step | None = None) -> Seen:
+def planned(place: Place) -> list[Step]:
+    """As `plan`, anywhere."""
+    place.check()
+    return list(steps_from(place.want, place.look()))
+
+
+def _run(desk: Place, waiting: Waiting, verdict: Step | None = None) -> Seen:
     """Step by step; a verdict that is given comes first, unless it is on record."""
     from databricks.sdk.errors import InternalError, ResourceConflict
 

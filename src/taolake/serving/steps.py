@@ -2,6 +2,7 @@
 
 Three aliases and a tag are the memory. `live` is the version that gets the requests, `previous` the one before it; both
 are moved after the endpoint. The endpoint's tag `taolake_verdict` says of one version whether it passed its canary.
+Where signals decide, a version that answers its probes stays a canary until `judge` has said what became of it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from types import MappingProxyType
 from taolake.config import Serve
 
 PASSED, FAILED, ROLLED_BACK = "passed", "failed", "rolled_back"
+PROBED = "probed"  # it answers; whether it is good is for its signals to say
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,10 @@ class Seen:
         """The other version that gets most requests."""
         others = {v: share for v, share in self.routes.items() if v != version}
         return max(others, key=lambda v: (others[v], v)) if others else None
+
+
+class Refused(Exception):
+    """A version did not pass its probes; it is on record, and the next steps lead away from it."""
 
 
 class Do(StrEnum):
@@ -116,7 +122,12 @@ def _forward(want: Want, seen: Seen) -> Step:
         routes = {old: 100 - share, version: share} if old else {version: 100}
         return Step(Do.ROUTE, f"version {version} gets {routes[version]} % of the requests", routes)
     if seen.judged(version) is None:
-        return Step(Do.PROBE, f"ask version {version} {len(want.serve.probes)} questions", version=version)
+        word = PROBED if want.serve.promote == "signals" else PASSED
+        says = f"ask version {version} {len(want.serve.probes)} questions"
+        return Step(Do.PROBE, says, version=version, word=word)
+    if seen.judged(version) == PROBED and old is not None:
+        share = seen.routes[version]
+        return Step(Do.DONE, f"version {version} answers {share} % of the requests until its signals decide")
     if old is not None or not seen.entity_right:
         return Step(Do.ROUTE, f"promote: version {version} gets all requests", {version: 100})
     live = seen.aliases.get("live")
@@ -170,6 +181,18 @@ def judge(version: int, word: str, why: str) -> Step:
     return Step(Do.JUDGE, f"version {version} {word}: {why}", version=version, word=word)
 
 
+def served_name(model: str, version: int) -> str:
+    """What an endpoint, and so the log, calls a version."""
+    return f"{model.rpartition('.')[2]}-{version}"
+
+
+def logged_names(model: str, version: int) -> set[str]:
+    """What logs call a version: an endpoint's entity, a registry's URI, or both numbers in other spellings."""
+    short = model.rpartition(".")[2]
+    pairs = {f"{name}{mark}{version}" for name in (model, short) for mark in "-/:@"}
+    return pairs | {f"models:/{model}/{version}", str(version)}
+
+
 def _alias(name: str, version: int) -> Step:
     return Step(Do.ALIAS, f"alias {name} is version {version}", alias=name, version=version)
 
@@ -195,9 +218,7 @@ def after(seen: Seen, step: Step) -> Seen:
             return replace(seen, settings_right=True)
         case Do.ROUTE:
             return replace(seen, routes=step.routes, ready=True, failure=None, entity_right=True)
-        case Do.PROBE:
-            return replace(seen, verdict=(step.version, PASSED))
-        case Do.JUDGE:
+        case Do.PROBE | Do.JUDGE:
             return replace(seen, verdict=(step.version, step.word))
         case Do.ALIAS:
             return replace(seen, aliases={**seen.aliases, step.alias: step.version})

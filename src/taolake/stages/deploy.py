@@ -1,16 +1,21 @@
-"""Deploy: the registered version goes behind the serving endpoint of the project file.
+"""Deploy: the registered version goes behind the serving endpoint of the project file, or before the local gateway.
 
 Not one of the stages of a round: it changes a workspace and no table, and the endpoint itself says what is done
 (`taolake.serving`). Only a version that the gate promoted gets here.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from taolake import lake
+from taolake import databricks, lake
 from taolake.config import Project
 from taolake.serving import release
+from taolake.serving.desk import Desk
+from taolake.serving.local import Shelf
+from taolake.serving.release import Place
 from taolake.serving.steps import PASSED, Want
+from taolake.stages import registry
 from taolake.stages.round import Outcome, Round
 
 if TYPE_CHECKING:
@@ -37,6 +42,37 @@ def deploy(round_: Round, client: "Callable[[], WorkspaceClient]", waiting: rele
     passed = seen.judged(want.version) == PASSED
     detail = {"endpoint": serve.endpoint, "version": want.version, "served": passed, "live": seen.aliases.get("live")}
     return Outcome(0, 0, detail)
+
+
+def place(
+    project: Project, location: str, client: "Callable[[], WorkspaceClient]", version: int | None = None
+) -> Place:
+    """Where this project's models are served: an endpoint, or this machine where the tables are in no catalog.
+
+    Args:
+        project: the project file.
+        location: of the lake.
+        client: makes the client of the workspace, where there is one.
+        version: to serve; None: the champion.
+
+    Raises:
+        ValueError: as `wanted`; or there is no champion.
+    """
+    if location.count(".") == 1 and "/" not in location:
+        want, workspace = wanted(project.model_copy(update={"lake": location}), 0), client()
+        number = version or databricks.alias(workspace, want.model, "champion")
+        return Desk(workspace, dataclasses.replace(want, version=number))
+    import mlflow
+
+    registry.connect(project)
+    store, name = mlflow.MlflowClient(), project.register_.name
+    try:
+        number = version or int(store.get_model_version_by_alias(name, "champion").version)
+    except mlflow.MlflowException:
+        raise ValueError(
+            f"{name} has no alias 'champion'; run a round that the gate promotes, or name --version"
+        ) from None
+    return Shelf(store, Want(name, number, project.serve, location))
 
 
 def wanted(project: Project, version: int) -> Want:
