@@ -6,7 +6,19 @@ Every field says what it means, its range is in its type, and a misspelt key is 
 
 from taolake.config.base import ImportPath, Name, Section, Share, sections_in
 from taolake.config.engines import EndpointEngine, EngineSpec, FakeEngine, Model, VllmEngine
-from taolake.config.inputs import Budget, Example, Extract, Generate, Ingest, Source, Strategy, Task
+from taolake.config.inputs import (
+    Budget,
+    Collect,
+    Curate,
+    Example,
+    Extract,
+    Generate,
+    Ingest,
+    Log,
+    Source,
+    Strategy,
+    Task,
+)
 from taolake.config.outcome import Cost, Evaluate, Gate, Gold, Register, Serve, Unity
 from taolake.config.project import Project, load
 from taolake.config.scorers import (
@@ -49,7 +61,9 @@ __all__ = [
     "Budget",
     "CheckScorer",
     "CitationScorer",
+    "Collect",
     "Cost",
+    "Curate",
     "Dpo",
     "EndpointEngine",
     "EngineSpec",
@@ -67,6 +81,7 @@ __all__ = [
     "JudgeScorer",
     "Kto",
     "Labels",
+    "Log",
     "Lora",
     "MlflowJudgeScorer",
     "Model",

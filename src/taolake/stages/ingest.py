@@ -113,6 +113,8 @@ def lines(round_: Round, source: Source) -> "DataFrame":
     from pyspark.sql import functions as f
 
     spark = round_.lake.spark
+    if source.format == lake.INFERENCE_LOG.name == source.path:
+        return _logged(round_)
     as_text = source.format == "jsonl" or source.path.endswith((".json", ".jsonl"))
     if as_text:
         text = spark.read.text(source.path).select("value", *_PLACE)
@@ -127,6 +129,18 @@ def lines(round_: Round, source: Source) -> "DataFrame":
     rows = reader.csv(source.path) if source.format == "csv" else spark.read.parquet(source.path)
     rows = rows.select(f.to_json(f.struct(*(f.col(name) for name in rows.columns))).alias("row"), *_PLACE)
     return rows.select(_numbered(source.path), f.col("row").cast("binary").alias("line"))
+
+
+def _logged(round_: Round) -> "DataFrame":
+    """Rows of the lake's own `inference_log` that may be learned from: nobody objected, and the time is not over."""
+    from pyspark.sql import functions as f
+
+    spec = round_.project.ingest.curate
+    allowed = f.col("consent") if spec is not None and spec.require_consent else f.expr("consent IS NOT FALSE")
+    rows = round_.lake.read(lake.INFERENCE_LOG).where(allowed & f.expr("expires_at IS NULL OR expires_at > now()"))
+    rows = rows.where(f.col("task") == round_.project.task.name)
+    line = f.to_json(f.struct("messages", "request_id")).cast("binary").alias("line")
+    return rows.select(f.concat(f.lit(f"{lake.INFERENCE_LOG.name}#"), "request_id").alias("source"), line)
 
 
 _PLACE = ("_metadata.file_path", "_metadata.file_block_start")
