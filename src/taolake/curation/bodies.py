@@ -11,8 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taolake.curation.calls import decoded, listed, whole
-from taolake.types import Message
+from taolake.curation.calls import Turn, decoded, listed, whole
 
 _ROLES = {"developer": "system", "function": "tool", "human": "user", "ai": "assistant", "model": "assistant"}
 _KNOWN = ("system", "user", "assistant", "tool")
@@ -31,7 +30,7 @@ class Answered:
     tokens: int | None = None
 
 
-def asked(body: Any) -> list[tuple[Message, ...]] | str:
+def asked(body: Any) -> list[tuple[Turn, ...]] | str:
     """Conversations of a request body: one, or one for each record of a pyfunc batch; or why there is none."""
     body = decoded(body)
     if isinstance(body, list):
@@ -47,7 +46,7 @@ def asked(body: Any) -> list[tuple[Message, ...]] | str:
     return [each for each in found if not isinstance(each, str)]
 
 
-def conversation(record: Any) -> tuple[Message, ...] | str:
+def conversation(record: Any) -> tuple[Turn, ...] | str:
     """Turns of one request: messages, a prompt, or the input of a record; or why there are none."""
     if isinstance(record, str):
         record = {"prompt": record}
@@ -68,13 +67,13 @@ def conversation(record: Any) -> tuple[Message, ...] | str:
     return turns_of(turns)
 
 
-def turns_of(turns: Any) -> tuple[Message, ...] | str:
+def turns_of(turns: Any) -> tuple[Turn, ...] | str:
     """Turns in canonical roles with their text, or why they cannot be read."""
     if not isinstance(turns, list) or not turns:
         return "the conversation is no list of turns" if turns else "the conversation is empty"
     if all(isinstance(turn, str) for turn in turns):  # a completion request may hold several prompts; the first stands
         turns = [{"role": "user", "content": turns[0]}]
-    messages: list[Message] = []
+    messages: list[Turn] = []
     for place, turn in enumerate(turns):
         role = turn.get("role", "tool" if "call_id" in turn else None) if isinstance(turn, Mapping) else None
         role = _ROLES.get(str(role), role)
@@ -82,7 +81,7 @@ def turns_of(turns: Any) -> tuple[Message, ...] | str:
             return f"turn {place} has role {str(role)[:40]!r}, wanted one of {', '.join(_KNOWN)}"
         said = text_of(turn)
         if said:
-            messages.append({"role": role, "content": said})
+            messages.append({"role": str(role), "content": said})
     return tuple(messages) or "every turn is empty"
 
 
@@ -177,7 +176,9 @@ def _part(part: Any) -> str | None:
     if not isinstance(part, Mapping):
         return None
     kind = str(part.get("type", "text"))
-    text = next((part[n] for n in ("text", "content", "refusal", "response") if isinstance(part.get(n), str)), None)
+    text: str | None = next(
+        (part[n] for n in ("text", "content", "refusal", "response") if isinstance(part.get(n), str)), None
+    )
     if text is not None:
         return text.strip()
     if kind in ("tool_use", "tool_call", "text"):

@@ -7,14 +7,14 @@ Also here: reading single values as logs write them. Not here: the shapes (`taol
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from taolake import ids
-from taolake.types import Message
 
 Row = dict[str, Any]
+Turn = dict[str, str]  # role and content; unlike a prompt's, a logged turn may be a tool's
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Call:
 
     request_id: str
     shape: str
-    messages: tuple[Message, ...]
+    messages: tuple[Turn, ...]
     answer: str | None = None
     finish_reason: str | None = None
     logged_at: datetime | None = None
@@ -61,9 +61,7 @@ class Call:
 
     def row(self, task: str, source: str, retention_days: int | None = None) -> Row:
         """As a row of `inference_log`; a log that names no end of retention gets one so many days after the call."""
-        taken = ("shape", "messages", "answer", "finish_reason", "logged_at", "endpoint", "model", "share")
-        taken += ("status_code", "consent", "expires_at", "prompt_tokens", "tokens", "latency_ms", "first_token_ms")
-        row = {name: getattr(self, name) for name in taken}
+        row = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _CHANGED}
         if self.expires_at is None and self.logged_at is not None and retention_days is not None:
             row["expires_at"] = self.logged_at + timedelta(days=retention_days)
         named = {"request_id": safe_id(self.request_id), "session": safe_id(self.session) if self.session else None}
@@ -76,6 +74,7 @@ class Call:
 
 
 Found = Call | Reaction | str
+_CHANGED = ("request_id", "session", "user", "reactions")
 
 
 def safe_id(name: str) -> str:

@@ -17,10 +17,12 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True)
 class Logged:
-    """What a line held: a conversation and the id of the request it came with."""
+    """What a line held: a conversation, the id of the request it came with, who asked and when, if it says so."""
 
     messages: tuple[Message, ...]
     request_id: str
+    user: str | None = None
+    at: str | None = None
 
 
 def parse(line: bytes, column: str, system: str | None = None, max_chars: int = 16_000) -> Logged | str:
@@ -54,7 +56,8 @@ def parse(line: bytes, column: str, system: str | None = None, max_chars: int = 
     size = sum(len(m["content"]) for m in messages)
     if size > max_chars:
         return f"too long: {size} characters, limit {max_chars}"
-    return Logged(messages, _request_id(row))
+    user, at = (row.get(name) for name in ("user_id", "logged_at"))
+    return Logged(messages, _request_id(row), str(user) if user else None, at if isinstance(at, str) else None)
 
 
 def _request_id(row: dict[str, Any]) -> str:

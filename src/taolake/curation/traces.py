@@ -14,6 +14,7 @@ from taolake.curation.calls import (
     Call,
     Found,
     Reaction,
+    Turn,
     about,
     decoded,
     elapsed_ms,
@@ -25,7 +26,6 @@ from taolake.curation.calls import (
     when,
     whole,
 )
-from taolake.types import Message
 
 Row = Mapping[str, Any]
 _EDIT = "expected_response"
@@ -36,7 +36,7 @@ def mlflow(row: Row) -> list[Found]:
     info = row.get("info") or row
     data = decoded(row.get("data")) or row
     spans = [decoded(span) for span in listed(data.get("spans"))]
-    root = next((s for s in spans if not (s.get("parent_span_id") or s.get("parent_id"))), {})
+    root: Row = next((s for s in spans if not (s.get("parent_span_id") or s.get("parent_id"))), {})
     inside = root.get("attributes") or {}
     meta, tags = decoded(info.get("trace_metadata")) or {}, decoded(info.get("tags")) or {}
     asked = decoded(first({**row, **inside}, "mlflow.spanInputs", "request") or meta.get("mlflow.traceInputs"))
@@ -98,7 +98,7 @@ def otel(row: Row) -> list[Found]:
     return found
 
 
-def _turns(asked: Any) -> tuple[Message, ...] | str:
+def _turns(asked: Any) -> tuple[Turn, ...] | str:
     prompt = prompt_of(asked)
     if prompt is None:
         return "no prompt in its inputs: wanted text, or turns under `messages`"
@@ -141,7 +141,7 @@ def _langfuse_trace(row: Row) -> Found:
     """A trace as one call: its own input and output, or those of its last generation."""
     trace_id = str(row["id"])
     generations = [o for o in map(decoded, listed(row["observations"])) if _is_generation(o)]
-    last = max(generations, key=lambda o: str(first(o, "startTime", "start_time") or ""), default={})
+    last: Row = max(generations, key=lambda o: str(first(o, "startTime", "start_time") or ""), default={})
     own = {"input": row.get("input") or last.get("input"), "output": row.get("output") or last.get("output")}
     return _generation({**last, **own}, row, trace_id)
 
@@ -267,7 +267,7 @@ def _personal(said: Row) -> dict[str, Any]:
 
 
 def _event(label: str, event: Row, said: Row) -> dict[str, Any]:
-    """Messages that stand in events of a span."""
+    """Turns that stand in events of a span."""
     if label == "gen_ai.client.inference.operation.details":
         return dict(event)
     role = label.removeprefix("gen_ai.").removesuffix(".message")
@@ -288,7 +288,7 @@ def _content(event: Row) -> dict[str, Any]:
 
 
 def _numbered(said: Row, prefix: str) -> list[dict[str, Any]]:
-    """Messages spread over attributes `prefix.0.role`, `prefix.0.content`, in order."""
+    """Turns spread over attributes `prefix.0.role`, `prefix.0.content`, in order."""
     turns: dict[int, dict[str, Any]] = {}
     for key, value in said.items():
         place, _, field = key.removeprefix(f"{prefix}.").partition(".")

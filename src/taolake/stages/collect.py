@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _ENTRIES = f"""kind STRING, id STRING, place INT, source STRING, reason STRING, excerpt STRING,
                call STRUCT<{lake.INFERENCE_LOG.columns}>, reactions ARRAY<STRUCT<{lake.FEEDBACK.columns}>>"""
-_BATCH = "256m"  # read at once by a stream: what bounds its memory
+_BATCH = str(256 * 2**20)  # bytes read at once by a stream: what bounds its memory
 _EXCERPT = 200
 _LOOKED_AT = 2_000  # characters of a refused row that are searched before it is cut: a cut value is not recognised
 _MLFLOW = "mlflow:"
