@@ -30,7 +30,7 @@ def texts(count: int, seed: int = 1) -> list[str]:
 def changed(text: str, words: int, seed: int) -> str:
     draw, said = random.Random(seed), text.split()
     for place in draw.sample(range(len(said)), words):
-        said[place] = draw.choice(WORDS)
+        said[place] = draw.choice([word for word in WORDS if word != said[place]])
     return " ".join(said)
 
 

@@ -27,8 +27,19 @@ _MAY_HOLD = {
     "IP_ADDRESS": re.compile(r"\d\.\d|[0-9A-Fa-f]:[0-9A-Fa-f:]"),
     "US_SSN": re.compile(r"\d{3}[- .]?\d{2}[- .]?\d{4}"),
 }
-# Numbers that are no phone's, whatever could be dialled: moments, and what an order or an invoice is called by.
-_NO_PHONE = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}:\d{2}|(?i:\b(?:order|invoice|ticket|sku|version|build)[.:#\s]*)$")
+# Numbers that are no phone's, whatever could be dialled: moments, short numbers, the names of orders and invoices.
+_MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}:\d{2}")
+_CALLED = re.compile(r"\b(?:order|invoice|ticket|sku|version|build)[.:#\s]*$", re.IGNORECASE)
+_PHONE_DIGITS = 7
+_REGIONS = (
+    "US",
+    "GB",
+    "DE",
+    "FR",
+    "IL",
+    "IN",
+    "BR",
+)  # Presidio's own without CA, whose numbers are shaped like US ones
 
 
 class Span(NamedTuple):
@@ -98,8 +109,9 @@ def _same(kind: str, value: str) -> str:
 
 
 def _is_no_phone(text: str, span: Span) -> bool:
-    before = text[max(0, span.start - 12) : span.start]
-    return bool(_NO_PHONE.search(text[span.start : span.end]) or (_NO_PHONE.search(before) and before[-1:] != "("))
+    value, before = text[span.start : span.end], text[max(0, span.start - 12) : span.start]
+    few = sum(map(str.isdigit, value)) < _PHONE_DIGITS
+    return few or bool(_MOMENT.search(value) or _CALLED.search(before))
 
 
 def _recognisers() -> list[tuple[str, Any]]:
@@ -119,7 +131,7 @@ def _recognisers() -> list[tuple[str, Any]]:
         ("CREDIT_CARD", CreditCardRecognizer()),
         ("IP_ADDRESS", IpRecognizer()),
         ("US_SSN", UsSsnRecognizer()),
-        ("PHONE_NUMBER", PhoneRecognizer()),
+        ("PHONE_NUMBER", PhoneRecognizer(supported_regions=_REGIONS)),
     ]
 
 
