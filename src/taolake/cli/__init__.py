@@ -27,6 +27,7 @@ app = typer.Typer(
     taolake report conf/mine.yml      the proof card of the last round
     taolake trust conf/mine.yml       does its reward agree with people?
     taolake label export              ask people where it teaches most
+    taolake collect conf/mine.yml     bring in logs of production, personal data replaced
     taolake plan conf/mine.yml --prompts 20000   what will it cost?
     taolake serve conf/mine.yml       serve it here, and log what is asked
     taolake deploy conf/mine.yml      serve it on Databricks, a canary first
@@ -40,6 +41,7 @@ for command in (
     rounds.run,
     rounds.stage,
     rounds.status,
+    rounds.collect,
     look.report,
     look.trust,
     look.check,

@@ -71,6 +71,25 @@ def stage(
         say(wanted.name, outcome.detail, ran)
 
 
+def collect(
+    config: ConfigArgument = Path(DEMO),
+    everything: Annotated[
+        bool, typer.Option("--all", help="Read every log from its beginning; adds only what is not there yet.")
+    ] = False,
+) -> None:
+    """Bring logs of production into the lake, personal data replaced; a round then learns from them.
+
+    \b
+    taolake collect conf/mine.yml
+    taolake collect conf/mine.yml --all
+    """
+    from taolake.stages.collect import collect as run_collect
+
+    with Opened(load(config), 1) as opened:
+        outcome = run_collect(opened, stream=not everything)
+    say("collect", {"new": outcome.rows, **outcome.detail}, True)
+
+
 def status(
     config: ConfigArgument = Path(DEMO),
     round_: RoundOption = 1,

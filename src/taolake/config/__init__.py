@@ -7,7 +7,19 @@ Every field says what it means, its range is in its type, and a misspelt key is 
 from taolake.config.base import ImportPath, Name, Section, Share, sections_in
 from taolake.config.engines import EndpointEngine, EngineSpec, FakeEngine, Model, VllmEngine
 from taolake.config.flywheel import Canary, Flywheel, Monitor, Rule
-from taolake.config.inputs import Budget, Example, Extract, Generate, Ingest, Source, Strategy, Task
+from taolake.config.inputs import (
+    Budget,
+    Collect,
+    Curate,
+    Example,
+    Extract,
+    Generate,
+    Ingest,
+    Log,
+    Source,
+    Strategy,
+    Task,
+)
 from taolake.config.outcome import Cost, Evaluate, Feedback, Gate, Gateway, Gold, Register, Serve, Unity, Version
 from taolake.config.project import Project, load
 from taolake.config.scorers import (
@@ -51,7 +63,9 @@ __all__ = [
     "Canary",
     "CheckScorer",
     "CitationScorer",
+    "Collect",
     "Cost",
+    "Curate",
     "Dpo",
     "EndpointEngine",
     "EngineSpec",
@@ -72,6 +86,7 @@ __all__ = [
     "JudgeScorer",
     "Kto",
     "Labels",
+    "Log",
     "Lora",
     "MlflowJudgeScorer",
     "Model",

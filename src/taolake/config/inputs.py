@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from itertools import count
 from typing import Literal, Self
 
@@ -24,12 +25,77 @@ class Source(Section):
     format: Literal["inference_log", "jsonl", "parquet", "csv", "delta"] = Field(
         description="`inference_log`: JSONL or a table in the endpoint's payload shape; the others: one prompt a row."
     )
-    path: str = Field(description="File, folder or table name. Relative paths start at the folder taolake runs in.")
+    path: str = Field(
+        description="File, folder or table name; `inference_log` is the lake's own table, see `taolake collect`. "
+        "Relative paths start at the folder taolake runs in."
+    )
     messages: str = Field("messages", description="Column that holds the conversation, or a plain question as text.")
     split: Literal["auto", "train", "holdout", "review"] = Field(
         "auto",
         description="`auto` splits by the prompt's own hash; `review` prompts are shown to people, not trained on.",
     )
+
+
+class Log(Section):
+    """One log of production to collect from; its shape is told by its rows."""
+
+    path: str = Field(description="File, folder or Delta table; or `mlflow:<experiment>`. See docs/flywheel.md.")
+    format: Literal["jsonl", "delta"] = Field(
+        "jsonl", description="`jsonl`: JSON lines; `delta`: folder or table name."
+    )
+
+
+class Collect(Section):
+    """How logs of production become `inference_log` and `feedback`."""
+
+    sources: tuple[Log, ...] = Field((), description="Logs beside what `taolake serve` wrote into the lake itself.")
+    names: str | None = Field(
+        None, description="Installed spaCy model that finds persons' names; null: patterns alone."
+    )
+    retention_days: int | None = Field(None, ge=1, description="End of retention, where a log names none.")
+    max_chars: int = Field(200_000, ge=1, description="Longer conversations are quarantined.")
+
+
+class Curate(Section):
+    """Which logged prompts are worth a round, and which of them stay on one side of the split."""
+
+    similarity: float = Field(0.8, gt=0.3, le=1, description="Share of common shingles that makes two prompts alike.")
+    split_by: tuple[Literal["user", "time"], ...] = Field(
+        (), description="`user`: a person's prompts stay on one side; `time`: the newest clusters are held out."
+    )
+    holdout_after: datetime | None = Field(
+        None, description="For `time`: clusters first seen from then on are held out."
+    )
+    languages: tuple[str, ...] = Field(
+        (), description="ISO codes to keep; empty: all. Texts too short to tell are kept."
+    )
+    min_chars: int = Field(1, ge=0, description="Shorter questions are quarantined.")
+    max_chars: int = Field(16_000, ge=1, description="Longer questions are quarantined.")
+    require_consent: bool = Field(False, description="Also leave out what nobody asked about; a no is always honoured.")
+    tags: dict[Name, str] = Field(
+        {}, description="Name to regular expression; the first that fits the question is its tag."
+    )
+    limit: int | None = Field(None, ge=1, description="Training prompts kept; null: all.")
+    quotas: dict[str, Share] = Field({}, description="Largest share of `limit` by tag; others have none.")
+    weights: dict[Literal["difficulty", "diversity", "uncertainty"], float] = Field(
+        {"diversity": 1.0}, description="What makes a prompt worth its place; see docs/flywheel.md."
+    )
+
+    @model_validator(mode="after")
+    def _can_be_followed(self) -> Self:
+        for name, pattern in self.tags.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"ingest.curate.tags.{name} {pattern!r} is no regular expression: {error}") from None
+        unknown = sorted(self.quotas.keys() - self.tags.keys() - {"other"})
+        if unknown:
+            raise ValueError(f"ingest.curate.quotas names {unknown}, wanted tags or `other`")
+        if self.max_chars < self.min_chars:
+            raise ValueError(f"ingest.curate.max_chars {self.max_chars} is below min_chars {self.min_chars}")
+        if ("time" in self.split_by) != (self.holdout_after is not None):
+            raise ValueError("ingest.curate.split_by `time` and `holdout_after` need each other; give both or none")
+        return self
 
 
 class Ingest(Section):
@@ -39,6 +105,9 @@ class Ingest(Section):
     holdout: Share = Field(0.2, description="Share of `auto` prompts held out for evaluation.")
     system: str | None = Field(None, description="System turn for logged prompts that have none.")
     max_prompt_chars: int = Field(16_000, ge=1, description="Longer prompts are quarantined.")
+    curate: Curate | None = Field(
+        None, description="Near-duplicates, filters and selection; null: every prompt is kept."
+    )
 
 
 class Extract(Section):

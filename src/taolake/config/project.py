@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from taolake.config.base import ImportPath, Name, Section, sections_in
 from taolake.config.engines import EngineSpec, Model
 from taolake.config.flywheel import Canary, Flywheel, Monitor
-from taolake.config.inputs import Generate, Ingest, Task
+from taolake.config.inputs import Collect, Generate, Ingest, Task
 from taolake.config.outcome import Cost, Evaluate, Feedback, Gate, Gateway, Register, Serve, Unity
 from taolake.config.scorers import (
     AgreementScorer,
@@ -35,6 +35,7 @@ class Project(Section):
     lake: str = Field(description="Folder for local tables, or `catalog.schema`.")
     work: str = Field(description="Folder for checkpoints, adapters and reports; a volume on Databricks.")
     task: Task = Field(description="What the model is for.")
+    collect: Collect = Field(default_factory=lambda: Collect(), description="Logs of production, before a round.")
     ingest: Ingest = Field(description="Where prompts come from.")
     model: Model = Field(description="The model to improve.")
     engine: EngineSpec = Field(description="What answers prompts, by `kind`.")

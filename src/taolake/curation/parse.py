@@ -20,11 +20,12 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True)
 class Logged:
-    """What a line held: a conversation, the id of the request it came with, and the hash of who asked."""
+    """What a line held: a conversation, the id of the request it came with, the hash of who asked, and when."""
 
     messages: tuple[Message, ...]
     request_id: str
     user_id: str | None = None
+    at: str | None = None
 
 
 def parse(line: bytes, column: str, system: str | None = None, max_chars: int = 16_000) -> Logged | str:
@@ -58,7 +59,8 @@ def parse(line: bytes, column: str, system: str | None = None, max_chars: int = 
     size = sum(len(m["content"]) for m in messages)
     if size > max_chars:
         return f"too long: {size} characters, limit {max_chars}"
-    return Logged(messages, _request_id(row), _user_id(row))
+    at = row.get("logged_at")
+    return Logged(messages, _request_id(row), _user_id(row), at if isinstance(at, str) else None)
 
 
 def _request_id(row: dict[str, Any]) -> str:

@@ -1,9 +1,10 @@
 """The tables, and the only package that names or opens one; as constants they stand in `taolake.lake.tables`.
 
-Locally a table is a folder below the lake's; on Databricks it is `catalog.schema.name`. Three ways to write, all safe
-to repeat: `append_once` (a chunk of new rows, at most once), `insert_new` (rows whose key is not there yet), `merge`
-(upsert by key). Source of the idempotent append: Delta's `txnAppId`/`txnVersion` writer options. Two ways to take
-away: `delete` ends rows in the newest version, `purge` (`taolake.lake.purge`) ends all older versions.
+Locally a table is a folder below the lake's; on Databricks it is `catalog.schema.name`. Four ways to write, all safe
+to repeat: `append_once` (a chunk of new rows, at most once), `insert_new` (rows whose key is not there yet), `fold_in`
+(rows that belong to a time, the better of two with one key), `merge` (upsert by key). Source of the idempotent append:
+Delta's `txnAppId`/`txnVersion` writer options. Two ways to take away: `delete` ends rows in the newest version, `purge`
+(`taolake.lake.purge`) ends all older versions.
 """
 
 import contextlib
@@ -114,6 +115,12 @@ class Lake:
             return bool(self.spark.catalog.tableExists(self.name(table)))
         return bool(DeltaTable.isDeltaTable(self.spark, self.name(table)))
 
+    def stream(self, table: Table) -> "DataFrame":
+        """Rows as they are appended, for Structured Streaming; rows deleted or changed later are not sent again."""
+        self._ensure(table)
+        reader = self.spark.readStream.format("delta").option("skipChangeCommits", "true")
+        return reader.table(self.name(table)) if self.in_catalog else reader.load(self.name(table))
+
     def append_once(self, table: Table, rows: "DataFrame", chunk: str) -> None:
         """Append a chunk unless a chunk of this id was committed before.
 
@@ -168,6 +175,28 @@ class Lake:
         same = " AND ".join(f"old.{column} <=> new.{column}" for column in keys.columns)
         self._commit(lambda: self._delta(table).alias("old").merge(keys.alias("new"), same).whenMatchedDelete())
 
+    def fold_in(self, table: Table, rows: "DataFrame", better: str, near: str) -> None:
+        """Insert the rows whose key is new; one whose key is known replaces the old row where it is better.
+
+        Args:
+            table: the table.
+            rows: its rows, each key once.
+            better: SQL of `old` and `new`.
+            near: a timestamp; rows of one key must have it within a day of each other. Older and newer files are not
+                read, so the cost grows with the rows given and not with the table.
+        """
+        from pyspark.sql import functions as f
+
+        ends = [(end(near) + f.expr(f"INTERVAL {day} DAY")).cast("string") for end, day in ((f.min, -1), (f.max, 1))]
+        low, high = rows.agg(*ends).collect()[0]
+        known = f"old.{near} BETWEEN TIMESTAMP '{low}' AND TIMESTAMP '{high}' OR " if low is not None else ""
+        self._merge(
+            table,
+            rows,
+            lambda merge: merge.whenMatchedUpdateAll(condition=better).whenNotMatchedInsertAll(),
+            f" AND ({known}old.{near} IS NULL)",
+        )
+
     def version(self, table: Table) -> int:
         """Newest version number of a table."""
         self._ensure(table)
@@ -200,13 +229,17 @@ class Lake:
             self.spark.sql(statement)
 
     def _merge(
-        self, table: Table, rows: "DataFrame", clauses: "Callable[[DeltaMergeBuilder], DeltaMergeBuilder]"
+        self,
+        table: Table,
+        rows: "DataFrame",
+        clauses: "Callable[[DeltaMergeBuilder], DeltaMergeBuilder]",
+        among: str = "",
     ) -> None:
         """Merge by key."""
 
         def merge() -> "DeltaMergeBuilder":
             source = self._conform(table, rows).alias("new")
-            return clauses(self._delta(table).alias("old").merge(source, _same_key(table)))
+            return clauses(self._delta(table).alias("old").merge(source, _same_key(table) + among))
 
         self._commit(merge)
 

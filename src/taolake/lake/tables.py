@@ -67,10 +67,12 @@ PROMPTS = Table(
     """prompt_id STRING COMMENT 'hash of task and canonical messages',
        task STRING COMMENT 'task of the project',
        messages ARRAY<STRUCT<role: STRING, content: STRING>> COMMENT 'canonical conversation, ends with a user turn',
-       split STRING COMMENT 'train, holdout or review; decided by the prompt itself',
+       split STRING COMMENT 'train, holdout or review; spare: to train on, not selected. Decided by the cluster',
        seen BIGINT COMMENT 'times the same prompt was logged',
        source STRING COMMENT 'file and line, or table and row, it was first read from',
-       request_id STRING COMMENT 'request of the inference log it was first seen in'""",
+       request_id STRING COMMENT 'request of the inference log it was first seen in',
+       cluster STRING COMMENT 'prompts that are alike share it; without curation the prompt itself',
+       tag STRING COMMENT 'kind of question by the rules of the project file; null: none fits'""",
     ("messages",),
 )
 ASKED = Table(

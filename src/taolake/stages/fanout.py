@@ -25,7 +25,8 @@ def map_rows(frame: "DataFrame", columns: str, function: Callable[[Iterator[Row]
 
     schema = StructType.fromDDL(columns)
     assert isinstance(schema, StructType)  # what DDL of columns always is
-    arrow = to_arrow_schema(schema)  # made here: an executor has no session to parse DDL with
+    # Made here: an executor has no session to parse DDL with. Moments are UTC throughout.
+    arrow = to_arrow_schema(schema, timezone="UTC")
 
     def run(batches: Iterator["pa.RecordBatch"]) -> Iterator["pa.RecordBatch"]:
         import pyarrow as pa

@@ -1,6 +1,7 @@
 """Ingest: logs of any shape become prompts, each once; what cannot be read goes to quarantine with its reason.
 
-In = kept + folded + quarantined, asserted in every run. Not here: near-duplicates, personal data, answers.
+In = kept + folded + quarantined, asserted in every run. Not here: near-duplicates and selection (`curate`), personal
+data (`collect`), answers.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from taolake import ids, lake
 from taolake.config import Ingest, Project, Source
 from taolake.curation.parse import parse
+from taolake.stages.curate import curate
 from taolake.stages.fanout import Row, map_rows
 from taolake.stages.round import Outcome, Round
 
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
 _PARSED = """source STRING, messages ARRAY<STRUCT<role: STRING, content: STRING>>, request_id STRING, user_id STRING,
-             prompt_id STRING, split STRING, chosen BOOLEAN, reason STRING, excerpt STRING"""
-_FIELDS = ("source", "messages", "request_id", "user_id", "prompt_id", "split", "chosen", "reason", "excerpt")
+             at STRING, prompt_id STRING, split STRING, chosen BOOLEAN, reason STRING, excerpt STRING"""
+_FIELDS = ("source", "messages", "request_id", "user_id", "at", "prompt_id", "split", "chosen", "reason", "excerpt")
 
 
 def ingest(round_: Round) -> Outcome:
@@ -26,21 +28,36 @@ def ingest(round_: Round) -> Outcome:
 
     parsed = _parsed(round_).persist()
     good, bad = parsed.where(f.col("reason").isNull()), parsed.where(f.col("reason").isNotNull())
-    prompts = _fold(good, round_.project.task.name).persist()
+    folded = _fold(good, round_.project.task.name).persist()
+    prompts = (curate(round_, folded) if round_.project.ingest.curate else _as_they_are(folded)).persist()
+    kept, left = prompts.where("reason IS NULL").drop("reason"), prompts.where("reason IS NOT NULL")
     try:
-        counts = _counts(parsed, prompts)
+        counts = _counts(parsed, folded, kept, left)
         # Who asked comes first: a prompt that is there has its askers, also where a run is killed in between.
         round_.lake.merge(lake.ASKED, asked(good))
-        round_.lake.merge(lake.PROMPTS, prompts)
+        round_.lake.merge(lake.PROMPTS, kept)
+        bad = bad.select("source", "reason", "excerpt").union(
+            left.select("source", "reason", f.substring(f.element_at("messages", -1)["content"], 1, 200))
+        )
         refused = bad.select(f.lit("ingest").alias("stage"), f.col("source").alias("source_id"), "reason", "excerpt")
         round_.lake.insert_new(lake.QUARANTINE, refused)
     finally:
-        prompts.unpersist()
-        parsed.unpersist()
+        for frame in (prompts, folded, parsed):
+            frame.unpersist()
     return Outcome(counts["kept"], 0, counts)
 
 
-def _counts(parsed: "DataFrame", prompts: "DataFrame") -> dict[str, int]:
+def _as_they_are(folded: "DataFrame") -> "DataFrame":
+    """Every prompt is kept, and a cluster of its own."""
+    from pyspark.sql import functions as f
+
+    none = f.lit(None).cast("string")
+    return folded.drop("chosen", "users", "at").select(
+        "*", f.col("prompt_id").alias("cluster"), none.alias("tag"), none.alias("reason")
+    )
+
+
+def _counts(parsed: "DataFrame", unique: "DataFrame", prompts: "DataFrame", left: "DataFrame") -> dict[str, int]:
     """Account for every line.
 
     Raises:
@@ -49,10 +66,10 @@ def _counts(parsed: "DataFrame", prompts: "DataFrame") -> dict[str, int]:
     from pyspark.sql import functions as f
 
     total = parsed.count()
-    quarantined = parsed.where(f.col("reason").isNotNull()).count()
+    quarantined = parsed.where(f.col("reason").isNotNull()).count() + left.count()
     splits = {row["split"]: row["count"] for row in prompts.groupBy("split").count().collect()}
     kept = sum(splits.values())
-    folded = prompts.select(f.coalesce(f.sum(f.col("seen") - 1), f.lit(0))).collect()[0][0]
+    folded = unique.select(f.coalesce(f.sum(f.col("seen") - 1), f.lit(0))).collect()[0][0]
     if total != kept + folded + quarantined:
         raise AssertionError(f"ingest lost lines: {total} in, {kept} kept, {folded} folded, {quarantined} quarantined")
     if not kept:
@@ -67,7 +84,8 @@ def _fold(good: "DataFrame", task: str) -> "DataFrame":
     from pyspark.sql import functions as f
 
     first = f.min(f.struct(~f.col("chosen"), "source", "request_id", "messages", "split"))
-    folded = good.groupBy("prompt_id").agg(first.alias("first"), f.count(f.lit(1)).alias("seen"))
+    asked = f.collect_set("user_id").alias("users"), f.min(f.to_timestamp("at")).alias("at")
+    folded = good.groupBy("prompt_id").agg(first.alias("first"), f.count(f.lit(1)).alias("seen"), *asked)
     return folded.select(
         "prompt_id",
         f.lit(task).alias("task"),
@@ -76,6 +94,9 @@ def _fold(good: "DataFrame", task: str) -> "DataFrame":
         "seen",
         "first.source",
         "first.request_id",
+        (~f.col("first.col1")).alias("chosen"),
+        "users",
+        "at",
     )
 
 
@@ -115,7 +136,7 @@ def _parser(project: Project, source: Source) -> Callable[[Iterator[Row]], Itera
         prompt = ids.prompt_id(project.task.name, logged.messages)
         split = source.split if source.split != "auto" else ids.split_of(prompt, project.seed, spec.holdout)
         found: Row = {"source": where, "messages": list(logged.messages), "request_id": logged.request_id}
-        found["user_id"] = logged.user_id
+        found |= {"user_id": logged.user_id, "at": logged.at}
         return blank | found | {"prompt_id": prompt, "split": split, "chosen": source.split != "auto"}
 
     return lambda rows: (parsed(row["source"], row["line"] or b"") for row in rows)
@@ -126,6 +147,8 @@ def lines(round_: Round, source: Source) -> "DataFrame":
     from pyspark.sql import functions as f
 
     spark = round_.lake.spark
+    if source.format == lake.INFERENCE_LOG.name == source.path:
+        return _logged(round_)
     as_text = source.format == "jsonl" or source.path.endswith((".json", ".jsonl"))
     if as_text:
         text = spark.read.text(source.path).select("value", *_PLACE)
@@ -140,6 +163,18 @@ def lines(round_: Round, source: Source) -> "DataFrame":
     rows = reader.csv(source.path) if source.format == "csv" else spark.read.parquet(source.path)
     rows = rows.select(f.to_json(f.struct(*(f.col(name) for name in rows.columns))).alias("row"), *_PLACE)
     return rows.select(_numbered(source.path), f.col("row").cast("binary").alias("line"))
+
+
+def _logged(round_: Round) -> "DataFrame":
+    """Rows of the lake's own `inference_log` that may be learned from: nobody objected, and the time is not over."""
+    from pyspark.sql import functions as f
+
+    spec = round_.project.ingest.curate
+    allowed = f.col("consent") if spec is not None and spec.require_consent else f.expr("consent IS NOT FALSE")
+    rows = round_.lake.read(lake.INFERENCE_LOG).where(allowed & f.expr("expires_at IS NULL OR expires_at > now()"))
+    rows = rows.where(f.col("task") == round_.project.task.name)
+    line = f.to_json(f.struct("messages", "request_id", "user_id", "logged_at")).cast("binary").alias("line")
+    return rows.select(f.concat(f.lit(f"{lake.INFERENCE_LOG.name}#"), "request_id").alias("source"), line)
 
 
 _PLACE = ("_metadata.file_path", "_metadata.file_block_start")

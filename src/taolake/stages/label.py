@@ -151,17 +151,11 @@ def _filed(round_: Round, path: str) -> "DataFrame":
 
 def _assessed(round_: Round, source: str, scale: tuple[float, float]) -> "DataFrame":
     """Assessments on an MLflow experiment's traces, as (source, line, reason)."""
-    import mlflow
+    from taolake.stages.registry import traces
 
-    from taolake.stages.registry import connect
-
-    connect(round_.project)
-    name = source.removeprefix(_MLFLOW)
-    experiment = mlflow.get_experiment_by_name(name)
-    if experiment is None:
-        raise ValueError(f"MLflow at {mlflow.get_tracking_uri()} has no experiment {name!r}; name one that has traces")
-    traces = mlflow.search_traces(locations=[experiment.experiment_id], return_type="list", flush=True)
-    found = [entry for trace in traces for entry in assessments.records(trace.to_dict(), *scale)]
+    found = [
+        entry for trace in traces(round_.project, source) for entry in assessments.records(trace.to_dict(), *scale)
+    ]
     rows = [
         (f"{source}/{place}", None, record)
         if isinstance(record, str)

@@ -39,6 +39,22 @@ def connect(project: Project) -> None:
         mlflow.set_experiment(name)
 
 
+def traces(project: Project, source: str) -> list[Any]:
+    """Traces of `mlflow:<experiment>`, of the project's store.
+
+    Raises:
+        ValueError: MLflow knows no such experiment.
+    """
+    import mlflow
+
+    connect(project)
+    name = source.partition(":")[2]
+    experiment = mlflow.get_experiment_by_name(name)
+    if experiment is None:
+        raise ValueError(f"MLflow at {mlflow.get_tracking_uri()} has no experiment {name!r}; name one that has traces")
+    return list(mlflow.search_traces(locations=[experiment.experiment_id], return_type="list", flush=True))
+
+
 def dataset(lake: Lake, table: Table) -> Any:
     """A table at its newest version, as an input that MLflow shows and Unity Catalog draws lineage from."""
     from mlflow.data.delta_dataset_source import DeltaDatasetSource

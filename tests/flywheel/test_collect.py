@@ -1,0 +1,99 @@
+"""Collect: every shape at once, batch and stream alike, nothing lost, nothing twice, no personal data downstream."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from taolake import ids, lake, stages
+from taolake.lake import Lake
+from taolake.stages.collect import collect
+from taolake.stages.round import Round
+from tests.flywheel.rows import SHAPES, ai_gateway, reaction
+from tests.projects import fake_project, open_round
+
+PLANTED = ("jo@example.org", "415-555-0132", "4111 1111 1111 1111")
+BROKEN = [b"{oops jo@example.org", b"\xff\xfe", json.dumps(ai_gateway(9, request=None)).encode()]
+
+
+def lines() -> list[bytes]:
+    """Seven shapes, a duplicate, one with and one without its answer, a reaction, and three that cannot be read."""
+    asked = json.dumps({"messages": [{"role": "user", "content": f"I am {PLANTED[0]}, card {PLANTED[2]}"}]})
+    rows = [*(make() for make in SHAPES.values()), ai_gateway(), ai_gateway(2, request=asked, response=None)]
+    rows += [ai_gateway(2, request=asked), reaction(), reaction(value=-1.0, at="2026-11-20T10:06:00Z")]
+    return [*(json.dumps(row).encode() for row in rows), *BROKEN]
+
+
+def written(folder: Path, *parts: list[bytes]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number, part in enumerate(parts):
+        (folder / f"{number}.jsonl").write_bytes(b"\n".join(part) + b"\n")
+    return folder
+
+
+def opened(spark: SparkSession, folder: Path, log: Path) -> Round:
+    return open_round(spark, fake_project(folder, collect={"sources": [{"path": str(log)}], "retention_days": 90}))
+
+
+def tables(round_: Round) -> list[list[Any]]:
+    return [
+        sorted(map(repr, round_.lake.read(table).collect()))
+        for table in (lake.INFERENCE_LOG, lake.FEEDBACK, lake.QUARANTINE)
+    ]
+
+
+def test_batch_and_stream_give_the_same_tables_and_every_line_is_accounted_for(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    log = written(tmp_path / "log", lines()[:9], lines()[9:])
+    batch, stream = (opened(spark, tmp_path / name, log) for name in ("batch", "stream"))
+    outcome = collect(batch, stream=False)
+    found = {k: outcome.detail[k] for k in ("lines", "in", "kept", "folded", "quarantined")}
+    assert found == {"lines": 15, "in": 15, "kept": 9, "folded": 3, "quarantined": 3}
+    streamed = collect(stream)
+    assert streamed.detail["in"] == streamed.detail["kept"] + streamed.detail["folded"] + streamed.detail["quarantined"]
+    assert tables(stream) == tables(batch)
+    assert [len(rows) for rows in tables(batch)] == [8, 6, 3]
+
+    calls = {r["request_id"]: r for r in batch.lake.read(lake.INFERENCE_LOG).collect()}
+    assert calls["gw-2"]["answer"] is not None, "of two rows with one id the one with an answer stays"
+    assert calls["gw-2"]["messages"][0]["content"] == "I am <EMAIL_1>, card <CARD_1>"
+    assert calls["gw-1"]["user_id"] == ids.user_id("jo@example.org")
+    assert (calls["ms-1"]["consent"], calls["gw-1"]["consent"]) == (False, None)
+    said = {(r["request_id"], r["kind"]): r for r in batch.lake.read(lake.FEEDBACK).collect()}
+    assert said["gw-1", "thumb"]["value"] == -1.0, "of two words of one person the last counts"
+    everything = repr(tables(batch)) + repr(tables(stream))
+    assert [value for value in PLANTED if value in everything] == []
+    assert "<EMAIL_1>" in everything
+
+    again = collect(batch, stream=False)
+    assert (again.rows, again.detail["in"]) == (0, 15)
+    (log / "2.jsonl").write_bytes(json.dumps(ai_gateway(3)).encode())
+    more = collect(stream)
+    assert (more.rows, more.detail["in"]) == (1, 1), "a stream reads what is new"
+
+
+def test_what_we_served_ourselves_is_collected_and_learned_from_if_nobody_objects(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    here = "inference_log"
+    project = fake_project(tmp_path, ingest={"holdout": 0.3, "sources": [{"format": here, "path": here}]})
+    round_ = open_round(spark, project)
+    asked = [("a", {}), ("b", {"consent": "no"}), ("c", {"expires_at": "2020-01-01"}), ("d", {"consent": "yes"})]
+    rows = [
+        {
+            "databricks_request_id": name,
+            "status_code": 200,
+            "request": json.dumps({"messages": [{"role": "user", "content": f"what is {name}?"}], "metadata": meta}),
+        }
+        for name, meta in asked
+    ]
+    schema = lake.PAYLOADS.schema()
+    frame = spark.createDataFrame([{**dict.fromkeys(schema.names), **row} for row in rows], schema)
+    Lake(spark, project.lake).append_once(lake.PAYLOADS, frame, "1")
+    assert collect(round_).detail["kept"] == 4
+    outcome, _ = stages.run(round_, "ingest")
+    assert outcome.detail["kept"] == 2
+    prompts = round_.lake.read(lake.PROMPTS).collect()
+    assert {(r["request_id"], r["source"]) for r in prompts} == {(n, f"inference_log#{n}") for n in "ad"}

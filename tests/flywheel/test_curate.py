@@ -1,0 +1,175 @@
+"""Curation: near-duplicates lie on one side of the split and stay there, filters and quotas, and what the rules say."""
+
+import itertools
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pyspark.sql import SparkSession
+
+from taolake import lake, stages
+from taolake.config import Curate
+from taolake.curation import alike
+from taolake.curation.language import language
+from taolake.curation.worth import Prompt, choose, tag_of
+from taolake.stages.round import Round
+from tests.projects import fake_project, open_round, write_log
+
+WORDS = [
+    a + b for a, b in itertools.product(("lo", "mi", "ra", "te", "so", "ku", "ve"), ("dan", "pel", "rim", "stu", "gon"))
+]
+
+
+def texts(count: int, seed: int = 1) -> list[str]:
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(WORDS, k=25)) for _ in range(count)]
+
+
+def changed(text: str, words: int, seed: int) -> str:
+    draw, said = random.Random(seed), text.split()
+    for place in draw.sample(range(len(said)), words):
+        said[place] = draw.choice([word for word in WORDS if word != said[place]])
+    return " ".join(said)
+
+
+def close(one: str, other: str) -> float:
+    return alike.similarity(alike.shingles(one), alike.shingles(other))
+
+
+def test_similarity_is_the_share_of_common_runs_of_five() -> None:
+    assert close("Reset my router!", "reset   MY router") == 1.0
+    assert close("abcdef", "abcdeg") == 1 / 3
+    assert close("abc", "xyz") == 0.0
+    assert alike.shingles("").size == alike.shingles("ab").size == 1
+
+
+def test_alike_texts_meet_in_a_bucket_and_others_do_not() -> None:
+    asked = texts(300)
+    near = [(a, changed(a, 1, i)) for i, a in enumerate(asked)]
+    near = [pair for pair in near if close(*pair) >= 0.8]
+    assert len(near) > 200
+    assert [pair for pair in near if not (alike.bands(pair[0]) == alike.bands(pair[1])).any()] == []
+    apart = list(itertools.pairwise(asked))
+    assert max(close(a, b) for a, b in apart) < 0.5
+    assert sum((alike.bands(a) == alike.bands(b)).any() for a, b in apart) < 0.2 * len(apart)
+
+
+def test_a_large_bucket_is_held_together_by_a_chain() -> None:
+    buckets, members = np.zeros(50, np.int64), np.arange(50, dtype=np.int64)
+    one, other = alike.neighbours(buckets, members)
+    assert len(one) < 3 * 50
+    assert set(alike.connected(np.stack([one, other], 1)).values()) == {0}
+    assert alike.neighbours(np.arange(50, dtype=np.int64), members)[0].size == 0
+
+
+def test_clusters_are_named_by_their_smallest_member() -> None:
+    assert alike.connected([(5, 9), (2, 5), (7, 8)]) == {2: 2, 5: 2, 9: 2, 7: 7, 8: 7}
+    assert alike.connected([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("known", "given", "side"),
+    [
+        ([], [], None),
+        (["train"], ["holdout"], "train"),
+        (["spare"], [], "train"),
+        (["train", "spare"], [], "train"),
+        (["train", "holdout"], [], "both"),
+        ([], ["train", "review"], "review"),
+        ([], ["review", "holdout"], "holdout"),
+    ],
+)
+def test_side(known: list[str], given: list[str], side: str | None) -> None:
+    assert alike.side(known, given) == side
+
+
+LANGUAGES = [
+    ("How do I reset the router in my house?", "en"),
+    ("Wie kann ich das Gerät zurücksetzen und ist es neu?", "de"),
+    ("Comment est-ce que je peux réinitialiser le routeur dans la maison?", "fr"),
+    ("¿Cómo puedo restablecer el router que está en la casa?", "es"),
+    ("Как мне сбросить роутер?", "ru"),
+    ("ルーターをリセットする方法", "ja"),
+    ("怎么重置路由器", "zh"),
+    ("hi", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("text", "code"), LANGUAGES)
+def test_language(text: str, code: str | None) -> None:
+    assert language(text) == code
+
+
+def test_choice_keeps_quotas_and_prefers_what_is_difficult_unsure_and_new() -> None:
+    prompts = [Prompt(f"p{i}", "same" if i < 5 else f"c{i}", "sql" if i % 2 else None) for i in range(10)]
+    first = choose(prompts, 6, {}, {"diversity": 1.0})
+    assert len(first) == 6 and len({p for p in first if int(p[1:]) < 5}) == 1, "one of a cluster before two"
+    assert sum(int(p[1:]) % 2 for p in choose(prompts, 6, {"sql": 0.34}, {"diversity": 1.0})) == 2
+    known = [Prompt("hard", "a", None, 0.0), Prompt("even", "b", None, 0.5), Prompt("easy", "c", None, 1.0)]
+    assert choose(known, 1, {}, {"difficulty": 1.0}) == ["hard"]
+    assert choose(known, 1, {}, {"uncertainty": 1.0}) == ["even"]
+    assert choose(known, 5, {"other": 0.2}, {"difficulty": 1.0}) == ["hard"]
+
+
+def test_tags_are_rules_in_order() -> None:
+    assert tag_of("Write SQL for it", {"sql": r"\bsql\b", "write": "write"}) == "sql"
+    assert tag_of("hello", {"sql": "sql"}) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"tags": {"x": "("}}, "no regular expression"),
+        ({"quotas": {"x": 0.5}}, "wanted tags or `other`"),
+        ({"min_chars": 9, "max_chars": 3}, "below min_chars"),
+        ({"split_by": ["time"]}, "need each other"),
+    ],
+)
+def test_a_section_that_cannot_be_followed_is_refused(fields: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        Curate.model_validate(fields)
+
+
+def ingested(spark: SparkSession, folder: Path, asked: list[str], **curate: Any) -> tuple[Round, dict[str, Any]]:
+    write_log(folder / "log.jsonl", asked)
+    source = {"format": "jsonl", "path": str(folder / "log.jsonl")}
+    round_ = open_round(spark, fake_project(folder, ingest={"holdout": 0.4, "sources": [source], "curate": curate}))
+    return round_, stages.run(round_, "ingest")[0].detail
+
+
+def prompts_of(round_: Round) -> dict[str, Any]:
+    return {r["messages"][-1]["content"]: r for r in round_.lake.read(lake.PROMPTS).collect()}
+
+
+def test_no_near_duplicate_crosses_and_no_old_cluster_moves(spark: SparkSession, tmp_path: Path) -> None:
+    old = texts(40)
+    near = [changed(text, 1, i) for i, text in enumerate(old)]
+    round_, detail = ingested(spark, tmp_path, [*old[:30], *near[:20], old[0], "x"], min_chars=2)
+    assert detail["in"] == 52 == detail["kept"] + detail["folded"] + detail["quarantined"]
+    assert (detail["folded"], detail["quarantined"]) == (1, 1)
+    before = prompts_of(round_)
+    assert {r["split"] for r in before.values()} == {"train", "holdout"}
+
+    bridge = [changed(text, 1, 100 + i) for i, text in enumerate(old)]
+    round_, detail = ingested(spark, tmp_path, [*old[20:], *near[20:], *bridge], min_chars=2)
+    after = prompts_of(round_)
+    assert {q: (r["split"], r["cluster"]) for q, r in before.items()} == {
+        q: (after[q]["split"], after[q]["cluster"]) for q in before
+    }
+    pairs = [(a, b) for a, b in itertools.combinations(after, 2) if close(a, b) >= 0.8]
+    assert len(pairs) > 50
+    assert [pair for pair in pairs if after[pair[0]]["split"] != after[pair[1]]["split"]] == []
+    assert {after[a]["cluster"] == after[b]["cluster"] for a, b in pairs} == {True}
+
+
+def test_limit_leaves_the_rest_in_reserve(spark: SparkSession, tmp_path: Path) -> None:
+    asked = [f"{'sql' if i % 2 else 'say'} {text}" for i, text in enumerate(texts(40, 3))]
+    round_, _ = ingested(spark, tmp_path, asked, limit=10, tags={"sql": "^sql"}, quotas={"sql": 0.2})
+    rows = prompts_of(round_).values()
+    train = [r for r in rows if r["split"] == "train"]
+    assert len(train) == 10
+    assert sum(r["tag"] == "sql" for r in train) == 2
+    assert sum(r["split"] == "spare" for r in rows) > 5
