@@ -29,6 +29,7 @@ RULES: tuple[tuple[Table, tuple[tuple[str, str], ...]], ...] = (
     ),
     (lake.PREFERENCES, (("prompt_id", "gone"), ("annotator", "people"))),
     (lake.CANDIDATES, (("prompt_id", "gone"),)),
+    (lake.ANSWER_SCORES, (("request_id", "requests"),)),
     (lake.FEEDBACK, (("request_id", "requests"), ("user_id", "people"))),
     (lake.REACTIONS, (("request_id", "requests"), ("requester", "people"))),
     (lake.PROMPTS, (("prompt_id", "gone"),)),
@@ -36,9 +37,9 @@ RULES: tuple[tuple[Table, tuple[tuple[str, str], ...]], ...] = (
     (lake.PAYLOADS, (("databricks_request_id", "requests"), ("requester", "people"))),
     (lake.ASKED, (("prompt_id", "gone"), ("request_id", "requests"), ("user_id", "people"))),
 )
-# The others: two are searched for what people wrote, and three have no row that is one person's.
+# The others: two are searched for what people wrote, and four have no row that is one person's.
 SEARCHED = (lake.QUARANTINE, lake.ROUNDS)
-NOBODYS = (lake.EPOCHS, lake.MONITORS, lake.ERASURES)
+NOBODYS = (lake.EPOCHS, lake.MONITORS, lake.RELEASES, lake.ERASURES)
 _LEAST_ID = 6  # characters of a request id worth looking for in files
 
 
