@@ -177,6 +177,8 @@ def _names(model: str) -> Callable[[str], Iterable[Span]]:
     pipeline = spacy.load(model, exclude=["parser", "lemmatizer", "attribute_ruler", "tagger"])
 
     def find(text: str) -> Iterable[Span]:
-        return [Span(e.start_char, e.end_char, _PERSON) for e in pipeline(text).ents if e.label_ in ("PERSON", "PER")]
+        found = [e for e in pipeline(text).ents if e.label_ in ("PERSON", "PER")]
+        # A small model takes numbers and placeholders for names; nobody's name has a digit in it.
+        return [Span(e.start_char, e.end_char, _PERSON) for e in found if not any(map(str.isdigit, e.text))]
 
     return find

@@ -132,18 +132,23 @@ class Lake:
         from pyspark.sql import functions as f
 
         ends = [(end(near) + f.expr(f"INTERVAL {day} DAY")).cast("string") for end, day in ((f.min, -1), (f.max, 1))]
-        low, high = rows.agg(*ends).collect()[0]
-        known = f"old.{near} BETWEEN TIMESTAMP '{low}' AND TIMESTAMP '{high}' OR " if low is not None else ""
-        self._merge(
-            table,
-            rows,
-            lambda merge: merge.whenMatchedUpdateAll(condition=better).whenNotMatchedInsertAll(),
-            f" AND ({known}old.{near} IS NULL)",
-        )
+        rows = rows.persist()  # looked at for its ends, and twice by the merge
+        try:
+            low, high = rows.agg(*ends).collect()[0]
+            known = f"old.{near} BETWEEN TIMESTAMP '{low}' AND TIMESTAMP '{high}' OR " if low is not None else ""
+            self._merge(
+                table,
+                rows,
+                lambda merge: merge.whenMatchedUpdateAll(condition=better).whenNotMatchedInsertAll(),
+                f" AND ({known}old.{near} IS NULL)",
+            )
+        finally:
+            rows.unpersist()
 
     def version(self, table: Table) -> int:
-        """Newest version number of a table."""
-        self._ensure(table)
+        """Newest version number of a table; one never written is at 0, and is not made by being asked."""
+        if not self._exists(table):
+            return 0
         return int(self._delta(table).history(1).select("version").first()["version"])
 
     def content_id(self, rows: "DataFrame", *columns: str) -> str:
@@ -205,6 +210,15 @@ class Lake:
         """Three-level name, or folder."""
         return f"{self.location}.{table.name}" if self.in_catalog else f"{self.location}/{table.name}"
 
+    def _exists(self, table: Table) -> bool:
+        from delta.tables import DeltaTable
+
+        if table.name in self._known:
+            return True
+        if self.in_catalog:
+            return bool(self.spark.catalog.tableExists(self.name(table)))
+        return bool(DeltaTable.isDeltaTable(self.spark, self.name(table)))
+
     def _ensure(self, table: Table) -> None:
         """Create the table with its comments on first use; asked once a session."""
         from delta.exceptions import MetadataChangedException, ProtocolChangedException
@@ -214,7 +228,7 @@ class Lake:
             return
         if self.in_catalog:
             self.spark.sql(table.create(self.name(table), keyed=False))
-        elif not DeltaTable.isDeltaTable(self.spark, self.name(table)):
+        elif not self._exists(table):
             builder = DeltaTable.createIfNotExists(self.spark).addColumns(table.schema()).comment(table.comment)
             builder = builder.location(self.name(table))
             for key, value in PROPERTIES.items():

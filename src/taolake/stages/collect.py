@@ -51,7 +51,7 @@ def collect(round_: Round, stream: bool = True) -> Outcome:
     counts: Counter[str] = Counter()
     known = _size(round_)
     for table in (lake.PAYLOADS, lake.REACTIONS):
-        if not round_.lake.version(table):  # made a moment ago: nothing was ever served
+        if not round_.lake.version(table):  # nothing was ever served
             continue
         rows = _as_lines(table.name, round_.lake.stream(table) if stream else round_.lake.read(table))
         counts += _taken(round_, table.name, rows)
