@@ -6,6 +6,7 @@ what comes out. Not here: finding what is alike (`taolake.stages.alike`), worth 
 """
 
 from collections.abc import Callable, Iterator
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 from taolake import ids, lake
@@ -144,14 +145,15 @@ def _ties(nodes: "DataFrame", spec: Curate) -> "DataFrame | None":
 
 def _sides(project: Project, spec: Curate) -> Callable[[Iterator[Row]], Iterator[Row]]:
     """Name and side of each cluster: as decided before, as its sources say, by its time, or by its own hash."""
-    seed, share = project.seed, project.ingest.holdout
+    seed, share, after = project.seed, project.ingest.holdout, spec.holdout_after
+    after = after.replace(tzinfo=after.tzinfo or UTC) if after else None
 
     def decide(rows: Iterator[Row]) -> Iterator[Row]:
         for row in rows:
             name = row["cluster"] or row["first"]
             side = pure.side(row["known"], row["given"])
-            if side is None and spec.holdout_after is not None and row["at"] is not None:
-                side = "holdout" if row["at"].timestamp() >= spec.holdout_after.timestamp() else "train"
+            if side is None and after is not None and row["at"] is not None:
+                side = "holdout" if row["at"] >= after else "train"
             yield {"unit": row["unit"], "name": name, "side": side or ids.split_of(name, seed, share)}
 
     return decide

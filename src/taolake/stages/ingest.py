@@ -82,7 +82,7 @@ def _fold(good: "DataFrame", task: str) -> "DataFrame":
     from pyspark.sql import functions as f
 
     first = f.min(f.struct(~f.col("chosen"), "source", "request_id", "messages", "split"))
-    asked = f.collect_set("user").alias("users"), f.min(f.to_timestamp("at")).alias("at")
+    asked = f.collect_set("user").alias("users"), f.min(f.try_to_timestamp("at")).alias("at")
     folded = good.groupBy("prompt_id").agg(first.alias("first"), f.count(f.lit(1)).alias("seen"), *asked)
     return folded.select(
         "prompt_id",
