@@ -18,7 +18,7 @@ from taolake import ids, lake
 from taolake.config import Collect, Log, Project
 from taolake.curation import logs
 from taolake.curation.calls import Call, Found, Reaction
-from taolake.curation.redact import Redactor, redactor
+from taolake.curation.redact import Redactor, redactor, require
 from taolake.lake import Table
 from taolake.stages.fanout import Row, map_rows
 from taolake.stages.round import Outcome, Round
@@ -47,7 +47,11 @@ def collect(round_: Round, stream: bool = True) -> Outcome:
 
     Returns:
         Rows added; lines read, entries found in them, and what became of those, in its detail.
+
+    Raises:
+        ValueError: the model that finds names is not installed.
     """
+    require(round_.project.collect.names)
     counts: Counter[str] = Counter()
     known = _size(round_)
     for table in (lake.PAYLOADS, lake.REACTIONS):
