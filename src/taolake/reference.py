@@ -127,7 +127,7 @@ def _type(annotation: Any) -> str:
         return _type(arguments[0])
     if arguments:
         return " or ".join(_type(a) for a in arguments)
-    return {"str": "text", "int": "integer", "float": "number", "bool": "boolean"}.get(
+    return {"str": "text", "int": "integer", "float": "number", "bool": "boolean", "datetime": "date and time"}.get(
         getattr(annotation, "__name__", ""), "anything"
     )
 

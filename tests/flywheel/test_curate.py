@@ -1,7 +1,9 @@
 """Curation: near-duplicates lie on one side of the split and stay there, filters and quotas, and what the rules say."""
 
 import itertools
+import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,8 +135,14 @@ def test_a_section_that_cannot_be_followed_is_refused(fields: dict[str, Any], wh
         Curate.model_validate(fields)
 
 
-def ingested(spark: SparkSession, folder: Path, asked: list[str], **curate: Any) -> tuple[Round, dict[str, Any]]:
+def ingested(
+    spark: SparkSession, folder: Path, asked: list[str], said: Sequence[dict[str, str]] = (), **curate: Any
+) -> tuple[Round, dict[str, Any]]:
+    """Ingest a log of questions; `said` is what its lines hold besides."""
     write_log(folder / "log.jsonl", asked)
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    more = itertools.chain(said, itertools.repeat({}))
+    (folder / "log.jsonl").write_text("".join(json.dumps({**a, **b}) + "\n" for a, b in zip(lines, more, strict=False)))
     source = {"format": "jsonl", "path": str(folder / "log.jsonl")}
     round_ = open_round(spark, fake_project(folder, ingest={"holdout": 0.4, "sources": [source], "curate": curate}))
     return round_, stages.run(round_, "ingest")[0].detail
@@ -173,3 +181,20 @@ def test_limit_leaves_the_rest_in_reserve(spark: SparkSession, tmp_path: Path) -
     assert len(train) == 10
     assert sum(r["tag"] == "sql" for r in train) == 2
     assert sum(r["split"] == "spare" for r in rows) > 5
+
+
+def test_a_persons_prompts_stay_together_and_the_newest_are_held_out(spark: SparkSession, tmp_path: Path) -> None:
+    asked = texts(13, 5)
+    said = [{"user_id": f"u{i % 4}", "logged_at": f"2026-11-{10 + i % 4}T10:00:00.000Z"} for i in range(12)]
+    said.append({"user_id": "u9", "logged_at": "the day before"})
+    round_, detail = ingested(
+        spark, tmp_path, asked, said, split_by=["user", "time"], holdout_after="2026-11-12T00:00:00"
+    )
+    assert detail["kept"] == 13
+    rows = prompts_of(round_)
+    of_user: dict[str, set[str]] = {}
+    for text, line in zip(asked, said, strict=True):
+        of_user.setdefault(line["user_id"], set()).add(rows[text]["cluster"])
+    assert [len(clusters) for clusters in of_user.values()] == [1] * 5
+    assert len(set.union(*of_user.values())) == 5
+    assert [rows[text]["split"] for text in asked[:4]] == ["train", "train", "holdout", "holdout"]

@@ -241,7 +241,8 @@ def test_refuses_with_a_reason(line: bytes, reason: str) -> None:
 def test_no_row_raises_whatever_its_fields_hold(shape: str) -> None:
     """Each field in turn, also inside, is replaced by values of other types."""
     tried = 0
-    for wrong in (None, 3, "", "x", [], [[]], {}, {"a": [None]}, True, "{", float(2**70)):
+    values: list[Any] = [None, 3, "", "x", [], [[]], {}, {"a": [None]}, True, "{", float(2**70)]
+    for wrong in values:
         for path in _paths(SHAPES[shape]()):
             row = json.loads(json.dumps(SHAPES[shape]()))
             place: Any = row
@@ -258,7 +259,7 @@ def _paths(value: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return [path for key, each in inside for path in ((*before, key), *_paths(each, (*before, key)))]
 
 
-MOMENTS = ["2026-11-20T10:00:00Z", "2026-11-20 10:00:00", "2026-11-20T11:00:00+01:00"]
+MOMENTS: list[Any] = ["2026-11-20T10:00:00Z", "2026-11-20 10:00:00", "2026-11-20T11:00:00+01:00"]
 MOMENTS += [1_795_168_800, 1_795_168_800_000, "1795168800000000000", 1_795_168_800.0]
 
 

@@ -64,7 +64,7 @@ class Curate(Section):
         (), description="`user`: a person's prompts stay on one side; `time`: the newest clusters are held out."
     )
     holdout_after: datetime | None = Field(
-        None, description="For `time`: clusters first seen from then on are held out."
+        None, description="For `time`: clusters first seen from then on are held out; UTC."
     )
     languages: tuple[str, ...] = Field(
         (), description="ISO codes to keep; empty: all. Texts too short to tell are kept."

@@ -88,7 +88,8 @@ def _user(name: str | None) -> str | None:
 
 def _who(source: str, user: str | None) -> str:
     """Who said it, without the name: `thumb:<name>` ends in the hash of the name."""
-    return source.replace(user, ids.user_id(user)[:12]) if user and user in source else safe_id(source)
+    named = user is not None and source.endswith(f":{user}")
+    return f"{source.rpartition(':')[0]}:{ids.user_id(user)[:12]}" if user and named else safe_id(source)
 
 
 def decoded(value: Any) -> Any:

@@ -6,6 +6,7 @@ asked of them and what becomes of what they find; not here: where the texts come
 What no recogniser knows stays: this lowers the risk, it does not end it.
 """
 
+import importlib.util
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -164,19 +165,26 @@ def _email() -> Any:
     return Offline()
 
 
-def _names(model: str) -> Callable[[str], Iterable[Span]]:
-    """Finder of persons' names.
+def require(model: str | None) -> None:
+    """Say at once, and not in a worker, that a model is missing.
 
     Raises:
         ValueError: the model is not installed.
     """
+    if model is not None and importlib.util.find_spec(model) is None:
+        raise ValueError(f"collect.names {model!r} is no installed spaCy model; install it, or leave `names` out")
+
+
+def _names(model: str) -> Callable[[str], Iterable[Span]]:
+    """Finder of persons' names."""
     import spacy
 
-    if not spacy.util.is_package(model):
-        raise ValueError(f"collect.names {model!r} is no installed spaCy model; install it, or leave `names` out")
+    require(model)
     pipeline = spacy.load(model, exclude=["parser", "lemmatizer", "attribute_ruler", "tagger"])
 
     def find(text: str) -> Iterable[Span]:
-        return [Span(e.start_char, e.end_char, _PERSON) for e in pipeline(text).ents if e.label_ in ("PERSON", "PER")]
+        found = [e for e in pipeline(text).ents if e.label_ in ("PERSON", "PER")]
+        # A small model takes numbers and placeholders for names; nobody's name has a digit in it.
+        return [Span(e.start_char, e.end_char, _PERSON) for e in found if not any(map(str.isdigit, e.text))]
 
     return find

@@ -108,9 +108,11 @@ class Lake:
         return Lake(self.spark, self.location, versions)
 
     def exists(self, table: Table) -> bool:
-        """Whether the table was ever written or made."""
+        """Whether the table was ever written or made; asking does not make it."""
         from delta.tables import DeltaTable
 
+        if table.name in self._known:
+            return True
         if self.in_catalog:
             return bool(self.spark.catalog.tableExists(self.name(table)))
         return bool(DeltaTable.isDeltaTable(self.spark, self.name(table)))
@@ -188,18 +190,23 @@ class Lake:
         from pyspark.sql import functions as f
 
         ends = [(end(near) + f.expr(f"INTERVAL {day} DAY")).cast("string") for end, day in ((f.min, -1), (f.max, 1))]
-        low, high = rows.agg(*ends).collect()[0]
-        known = f"old.{near} BETWEEN TIMESTAMP '{low}' AND TIMESTAMP '{high}' OR " if low is not None else ""
-        self._merge(
-            table,
-            rows,
-            lambda merge: merge.whenMatchedUpdateAll(condition=better).whenNotMatchedInsertAll(),
-            f" AND ({known}old.{near} IS NULL)",
-        )
+        rows = rows.persist()  # looked at for its ends, and twice by the merge
+        try:
+            low, high = rows.agg(*ends).collect()[0]
+            known = f"old.{near} BETWEEN TIMESTAMP '{low}' AND TIMESTAMP '{high}' OR " if low is not None else ""
+            self._merge(
+                table,
+                rows,
+                lambda merge: merge.whenMatchedUpdateAll(condition=better).whenNotMatchedInsertAll(),
+                f" AND ({known}old.{near} IS NULL)",
+            )
+        finally:
+            rows.unpersist()
 
     def version(self, table: Table) -> int:
-        """Newest version number of a table."""
-        self._ensure(table)
+        """Newest version number of a table; one never written is at 0, and is not made by being asked."""
+        if not self.exists(table):
+            return 0
         if not self.in_catalog:
             return direct.version(self.location, table)
         return int(self._delta(table).history(1).select("version").first()["version"])
@@ -288,7 +295,7 @@ class Lake:
             return
         if self.in_catalog:
             self.spark.sql(table.create(self.name(table), keyed=False))
-        elif not DeltaTable.isDeltaTable(self.spark, self.name(table)):
+        elif not self.exists(table):
             builder = DeltaTable.createIfNotExists(self.spark).addColumns(table.schema()).comment(table.comment)
             builder = builder.location(self.name(table))
             for key, value in PROPERTIES.items():

@@ -44,7 +44,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "ingest",
         "logged prompts become rows; what is refused goes to quarantine",
-        (),
+        (lake.PROMPTS, lake.REWARDS, lake.INFERENCE_LOG, lake.FEEDBACK),
         lake.PROMPTS,
         ("task", "ingest", "seed"),
         lambda p: [s.path for s in p.ingest.sources],

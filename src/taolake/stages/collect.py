@@ -18,7 +18,7 @@ from taolake import ids, lake
 from taolake.config import Collect, Log, Project
 from taolake.curation import logs
 from taolake.curation.calls import Call, Found, Reaction
-from taolake.curation.redact import Redactor, redactor
+from taolake.curation.redact import Redactor, redactor, require
 from taolake.lake import Table
 from taolake.stages.fanout import Row, map_rows
 from taolake.stages.round import Outcome, Round
@@ -47,11 +47,15 @@ def collect(round_: Round, stream: bool = True) -> Outcome:
 
     Returns:
         Rows added; lines read, entries found in them, and what became of those, in its detail.
+
+    Raises:
+        ValueError: the model that finds names is not installed.
     """
+    require(round_.project.collect.names)
     counts: Counter[str] = Counter()
     known = _size(round_)
     for table in (lake.PAYLOADS, lake.REACTIONS):
-        if not round_.lake.version(table):  # made a moment ago: nothing was ever served
+        if not round_.lake.version(table):  # nothing was ever served
             continue
         rows = _as_lines(table.name, round_.lake.stream(table) if stream else round_.lake.read(table))
         counts += _taken(round_, table.name, rows)

@@ -6,6 +6,7 @@ what comes out. Not here: finding what is alike (`taolake.stages.alike`), worth 
 """
 
 from collections.abc import Callable, Iterator
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 from taolake import ids, lake
@@ -21,15 +22,17 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 _READ = "prompt_id STRING, text STRING, tag STRING, unfit STRING"
+Hold = Callable[["DataFrame"], "DataFrame"]
 _SIDES = "unit BIGINT, name STRING, side STRING"
 
 
-def curate(round_: Round, folded: "DataFrame") -> "DataFrame":
+def curate(round_: Round, folded: "DataFrame", hold: Hold) -> "DataFrame":
     """Give each prompt its cluster, side and tag, or a reason to leave it out.
 
     Args:
         round_: says the rules, and what earlier runs decided.
         folded: rows of `prompts` with `chosen` (its source names the split), `users` and `at`.
+        hold: keeps a frame in memory for as long as what is returned here is looked at.
 
     Returns:
         The same prompts as rows of `prompts`, with `reason`, which is null where the prompt is kept.
@@ -41,24 +44,22 @@ def curate(round_: Round, folded: "DataFrame") -> "DataFrame":
     ours = round_.lake.read(lake.PROMPTS).where(f.col("task") == round_.project.task.name)
     old = ours.select("prompt_id", f.col("split").alias("old_split"), f.col("cluster").alias("old_cluster"))
     read = map_rows(folded.select("prompt_id", "messages"), _READ, _reader(spec))
-    new = folded.join(read, "prompt_id").join(old, "prompt_id", "left").persist()
-    gone = ours.join(folded, "prompt_id", "left_anti").select("prompt_id", "messages", "split", "cluster")
-    try:
-        sided = _sided(round_.project, spec, new.where("unfit IS NULL"), gone)
-        rows = new.join(sided, "prompt_id", "left")
-        strange = "old_split IS NULL AND side = 'both'"
-        moved = "old_split IS NULL AND chosen AND side != split"
-        reason = (
-            f.when(f.col("unfit").isNotNull(), f.col("unfit"))
-            .when(f.expr(strange), f.lit("alike to prompts on both sides of the split"))
-            .when(f.expr(moved), f.concat(f.lit("its source says "), "split", f.lit(", alike to prompts of "), "side"))
-        )
-        rows = rows.withColumn("reason", reason).withColumn("split", f.coalesce("old_split", "side", "split"))
-        rows = rows.withColumn("cluster", f.coalesce("old_cluster", "name", "prompt_id"))
-        rows = rows.select(*lake.PROMPTS.schema().names, "reason").persist()
-        rows.count()
-    finally:
-        new.unpersist()
+    new = folded.join(read, "prompt_id").join(old, "prompt_id", "left")
+    new = hold(new)
+    fit = new.where("unfit IS NULL")
+    gone = ours.join(fit, "prompt_id", "left_anti").select("prompt_id", "messages", "split", "cluster")
+    sided = _sided(round_.project, spec, fit, gone, hold)
+    strange = "old_split IS NULL AND side = 'both'"
+    moved = "old_split IS NULL AND chosen AND side != split"
+    reason = (
+        f.when(f.col("unfit").isNotNull(), f.col("unfit"))
+        .when(f.expr(strange), f.lit("alike to prompts on both sides of the split"))
+        .when(f.expr(moved), f.concat(f.lit("its source says "), "split", f.lit(", alike to prompts of "), "side"))
+    )
+    rows = new.join(sided, "prompt_id", "left").withColumn("reason", reason)
+    rows = rows.withColumn("split", f.coalesce("old_split", "side", "split"))
+    rows = rows.withColumn("cluster", f.coalesce("old_cluster", "name", "prompt_id"))
+    rows = hold(rows.select(*lake.PROMPTS.schema().names, "reason"))
     return rows if spec.limit is None else _selected(round_, spec, rows)
 
 
@@ -89,7 +90,7 @@ def _unfit(question: str, spec: Curate) -> str | None:
     return None
 
 
-def _sided(project: Project, spec: Curate, new: "DataFrame", gone: "DataFrame") -> "DataFrame":
+def _sided(project: Project, spec: Curate, new: "DataFrame", gone: "DataFrame", hold: Hold) -> "DataFrame":
     """`prompt_id`, `name` of its cluster and `side`, of new prompts and of those that only the table still knows."""
     from pyspark.sql import functions as f
 
@@ -109,21 +110,18 @@ def _sided(project: Project, spec: Curate, new: "DataFrame", gone: "DataFrame") 
         "users",
         "at",
     )
-    nodes = fresh.unionByName(before).withColumn("id", f.xxhash64("prompt_id")).persist()
-    try:
-        found = alike.clusters(nodes.select("id", "text"), spec.similarity, _ties(nodes, spec))
-        units = nodes.join(found.withColumnRenamed("cluster", "found"), "id", "left")
-        units = units.withColumn("unit", f.coalesce("found", "id"))
-        together = units.groupBy("unit").agg(
-            f.collect_set("split").alias("known"),
-            f.collect_set("given").alias("given"),
-            f.min("cluster").alias("cluster"),
-            f.min("prompt_id").alias("first"),
-            f.min("at").alias("at"),
-        )
-        return units.select("prompt_id", "unit").join(map_rows(together, _SIDES, _sides(project, spec)), "unit")
-    finally:
-        nodes.unpersist()
+    nodes = hold(fresh.unionByName(before).withColumn("id", f.xxhash64("prompt_id")))
+    found = alike.clusters(nodes.select("id", "text"), spec.similarity, _ties(nodes, spec))
+    units = nodes.join(found.withColumnRenamed("cluster", "found"), "id", "left")
+    units = units.withColumn("unit", f.coalesce("found", "id"))
+    together = units.groupBy("unit").agg(
+        f.collect_set("split").alias("known"),
+        f.collect_set("given").alias("given"),
+        f.min("cluster").alias("cluster"),
+        f.min("prompt_id").alias("first"),
+        f.min("at").alias("at"),
+    )
+    return units.select("prompt_id", "unit").join(map_rows(together, _SIDES, _sides(project, spec)), "unit")
 
 
 def _texts(rows: Iterator[Row]) -> Iterator[Row]:
@@ -144,14 +142,15 @@ def _ties(nodes: "DataFrame", spec: Curate) -> "DataFrame | None":
 
 def _sides(project: Project, spec: Curate) -> Callable[[Iterator[Row]], Iterator[Row]]:
     """Name and side of each cluster: as decided before, as its sources say, by its time, or by its own hash."""
-    seed, share = project.seed, project.ingest.holdout
+    seed, share, after = project.seed, project.ingest.holdout, spec.holdout_after
+    after = after.replace(tzinfo=after.tzinfo or UTC) if after else None
 
     def decide(rows: Iterator[Row]) -> Iterator[Row]:
         for row in rows:
             name = row["cluster"] or row["first"]
             side = pure.side(row["known"], row["given"])
-            if side is None and spec.holdout_after is not None and row["at"] is not None:
-                side = "holdout" if row["at"].timestamp() >= spec.holdout_after.timestamp() else "train"
+            if side is None and after is not None and row["at"] is not None:
+                side = "holdout" if row["at"] >= after else "train"
             yield {"unit": row["unit"], "name": name, "side": side or ids.split_of(name, seed, share)}
 
     return decide

@@ -5,6 +5,7 @@ data (`collect`), answers.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from taolake import ids, lake
@@ -26,24 +27,25 @@ def ingest(round_: Round) -> Outcome:
     """Read every source, write `prompts`, who asked them into `asked`, and `quarantine`."""
     from pyspark.sql import functions as f
 
-    parsed = _parsed(round_).persist()
-    good, bad = parsed.where(f.col("reason").isNull()), parsed.where(f.col("reason").isNotNull())
-    folded = _fold(good, round_.project.task.name).persist()
-    prompts = (curate(round_, folded) if round_.project.ingest.curate else _as_they_are(folded)).persist()
-    kept, left = prompts.where("reason IS NULL").drop("reason"), prompts.where("reason IS NOT NULL")
-    try:
+    with ExitStack() as held:
+
+        def hold(frame: "DataFrame") -> "DataFrame":
+            held.callback(frame.persist().unpersist)
+            return frame
+
+        parsed = hold(_parsed(round_))
+        good, bad = parsed.where(f.col("reason").isNull()), parsed.where(f.col("reason").isNotNull())
+        folded = hold(_fold(good, round_.project.task.name))
+        prompts = hold(curate(round_, folded, hold) if round_.project.ingest.curate else _as_they_are(folded))
+        kept, left = prompts.where("reason IS NULL").drop("reason"), prompts.where("reason IS NOT NULL")
         counts = _counts(parsed, folded, kept, left)
         # Who asked comes first: a prompt that is there has its askers, also where a run is killed in between.
         round_.lake.merge(lake.ASKED, asked(good))
         round_.lake.merge(lake.PROMPTS, kept)
-        bad = bad.select("source", "reason", "excerpt").union(
-            left.select("source", "reason", f.substring(f.element_at("messages", -1)["content"], 1, 200))
-        )
-        refused = bad.select(f.lit("ingest").alias("stage"), f.col("source").alias("source_id"), "reason", "excerpt")
-        round_.lake.insert_new(lake.QUARANTINE, refused)
-    finally:
-        for frame in (prompts, folded, parsed):
-            frame.unpersist()
+        start = f.substring(f.element_at("messages", -1)["content"], 1, 200).alias("excerpt")
+        both = bad.select("source", "reason", "excerpt").union(left.select("source", "reason", start))
+        place = f.lit("ingest").alias("stage"), f.col("source").alias("source_id")
+        round_.lake.insert_new(lake.QUARANTINE, both.select(*place, "reason", "excerpt"))
     return Outcome(counts["kept"], 0, counts)
 
 
@@ -84,7 +86,7 @@ def _fold(good: "DataFrame", task: str) -> "DataFrame":
     from pyspark.sql import functions as f
 
     first = f.min(f.struct(~f.col("chosen"), "source", "request_id", "messages", "split"))
-    asked = f.collect_set("user_id").alias("users"), f.min(f.to_timestamp("at")).alias("at")
+    asked = f.collect_set("user_id").alias("users"), f.min(f.try_to_timestamp("at")).alias("at")
     folded = good.groupBy("prompt_id").agg(first.alias("first"), f.count(f.lit(1)).alias("seen"), *asked)
     return folded.select(
         "prompt_id",
