@@ -5,6 +5,7 @@ Everything it starts ends with it: on Ctrl-C in order, on a kill by watchers of 
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -101,6 +102,9 @@ def serve(plan: Plan, settings: Gateway, say: Say) -> None:
         say(f"listening on http://{host}:{port}  (page at /, OpenAI's API at /v1; Ctrl-C ends it)")
         if not keys:
             say(f"no key is asked for: only this machine can reach it; {settings.keys_env} would hold keys")
+        # A full collection looks at every object there is and would hold up every stream for as long.
+        gc.freeze()
+        gc.set_threshold(50_000, 50, 50)
         made = http_server(App(settings, plan.project, upstreams, keys, spool), settings)
         with asyncio.Runner(loop_factory=made.config.get_loop_factory()) as runner:
             runner.run(made.serve(sockets=[listening]))

@@ -120,7 +120,7 @@ class Lake:
             return True
         if self.in_catalog:
             return bool(self.spark.catalog.tableExists(self.name(table)))
-        return DeltaTable.isDeltaTable(self.spark, self.name(table))
+        return bool(DeltaTable.isDeltaTable(self.spark, self.name(table)))
 
     def version(self, table: Table) -> int:
         """Newest version number of a table."""
