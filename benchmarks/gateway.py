@@ -9,6 +9,7 @@ alone: it stamps them), of the end, for which the log is synced.
 
 import asyncio
 import contextlib
+import logging
 import os
 import random
 import signal

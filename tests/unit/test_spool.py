@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from taolake import lake
-from taolake.gateway import drain
+from taolake.gateway import drain, server
 from taolake.gateway.spool import Spool
 from taolake.lake import direct
 
@@ -123,6 +124,16 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
     Spool(tmp_path, 60).close()
 
 
+def test_small_files_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "_COMPACT_EVERY", 4)
+    for number in range(6):
+        fill(tmp_path / "spool", line(f"r{number}"))
+        drain.drain(tmp_path / "spool", str(tmp_path / "lake"))
+    found = sorted(str(r["databricks_request_id"]) for r in table(tmp_path / "lake", lake.PAYLOADS))
+    assert found == [f"r{number}" for number in range(6)]
+    assert len(DeltaTable(f"{tmp_path}/lake/payloads").file_uris()) < 6
+
+
 def test_a_catalog_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="wanted a folder"):
         direct.append_once("main.tuning", lake.PAYLOADS, [], "c")
@@ -161,3 +172,17 @@ def test_the_drain_ends_with_the_gateway_and_looks_once_more(tmp_path: Path) -> 
     process.stdin.close()
     assert process.wait(60) == 0
     assert len(table(tmp_path / "lake", lake.PAYLOADS)) == 1
+
+
+def test_a_drain_that_dies_is_replaced(tmp_path: Path) -> None:
+    plan = server.Plan("shop", str(tmp_path / "lake"), tmp_path, (), ())
+    with server.draining(plan, 0.2):
+        (drain_,) = psutil.Process().children()
+        drain_.kill()
+        fill(tmp_path / "spool", line("a"))
+        deadline = time.monotonic() + 60
+        while list((tmp_path / "spool").glob("*.sealed")):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert len(table(tmp_path / "lake", lake.PAYLOADS)) == 1
+    assert psutil.Process().children() == []

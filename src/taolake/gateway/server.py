@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 START_S = 900.0  # until a large model has been loaded
 _BACKLOG = 2048
+_LOOK_S = 2.0  # between two looks whether the drain lives
 Say = Callable[[str], None]
 
 
@@ -88,11 +90,12 @@ def serve(plan: Plan, settings: Gateway, say: Say) -> None:
         ValueError: as `keys_for`; or the port is taken.
     """
     keys = keys_for(settings)
+    os.environ.pop(settings.keys_env, None)  # the children have no use for them
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: uvicorn passes both on when it has stopped
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         listening = stack.enter_context(contextlib.closing(_listen(settings)))
         spool = Spool(plan.work / "spool", settings.drain_s)
-        stack.enter_context(_draining(plan, settings))
+        stack.enter_context(draining(plan, settings.drain_s))
         stack.callback(spool.close)  # before the drain's last look
         urls = {model.name: stack.enter_context(_running(plan, model, say)) for model in plan.models}
         upstreams = [
@@ -144,20 +147,29 @@ def _listen(settings: Gateway) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _draining(plan: Plan, settings: Gateway) -> Iterator[None]:
-    """Have the spool carried into the tables; at the end, to the last row."""
-    log = (plan.work / "drain.log").open("ab")
-    command = [sys.executable, "-m", "taolake.gateway.drain", str(plan.work / "spool"), plan.location]
-    with log:
-        drain = subprocess.Popen(
-            [*command, str(settings.drain_s)], stdin=subprocess.PIPE, stderr=log, start_new_session=True
-        )
-        try:
-            yield
-        finally:
-            assert drain.stdin is not None  # asked for above
-            drain.stdin.close()
-            drain.wait()
+def draining(plan: Plan, every_s: float) -> Iterator[None]:
+    """Have the spool carried into the tables, by a new process where one dies; at the end, to the last row."""
+    ended, drains = threading.Event(), [_drain(plan, every_s)]
+
+    def watch() -> None:
+        while not ended.wait(_LOOK_S):
+            if drains[-1].poll() is not None:
+                drains.append(_drain(plan, every_s))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        drains[-1].communicate()  # closes its standard input, which tells it to come to its end
+
+
+def _drain(plan: Plan, every_s: float) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "taolake.gateway.drain", str(plan.work / "spool"), plan.location, str(every_s)]
+    with (plan.work / "drain.log").open("ab") as log:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, start_new_session=True)
 
 
 @contextlib.contextmanager
