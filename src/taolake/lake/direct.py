@@ -1,6 +1,7 @@
 """Rows into a local lake without Spark, by delta-rs: what a server can do that answers meanwhile.
 
 Not for stages, which have a session, and not for catalogs. Spark reads what is written here and the other way round.
+Rows are only ever added, so that a stream which reads the table sees each of them.
 Source of the idempotent append: the transaction identifiers of Delta's protocol, the same that `Lake.append_once` uses.
 """
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 _VERSION = 1  # of a chunk's transaction: a chunk is committed once
-_LATER = "new.{0} > old.{0}"
 _COMPACT_EVERY = 200  # commits, each a small file: at one in five seconds a day would leave 17,000
 
 
@@ -37,22 +37,6 @@ def append_once(location: str, table: Table, rows: Sequence[Mapping[str, Any]], 
     if opened.version() % _COMPACT_EVERY == 0:
         opened.optimize.compact()
     return True
-
-
-def merge(location: str, table: Table, rows: Sequence[Mapping[str, Any]], newest: str) -> None:
-    """Upsert by key; of two rows of one key the one stays whose column `newest` is greater.
-
-    Raises:
-        ValueError: the location is a catalog.
-    """
-    last: dict[tuple[Any, ...], Mapping[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: row[newest]):
-        last[tuple(row[column] for column in table.key)] = row
-    same = " AND ".join(f"old.{column} = new.{column}" for column in table.key)
-    merged = _open(location, table).merge(
-        _arrow(table, list(last.values())), same, source_alias="new", target_alias="old"
-    )
-    merged.when_matched_update_all(predicate=_LATER.format(newest)).when_not_matched_insert_all().execute()
 
 
 def _open(location: str, table: Table) -> "DeltaTable":
