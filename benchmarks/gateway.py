@@ -31,7 +31,7 @@ from _form import Figure, run
 ROOT = Path(__file__).parents[1]
 KEY = "a-key-for-benchmarks"
 STREAMS, WORDS, PACE_S, OVER_S = 200, 60, 0.1, 4.0
-VLLM_STREAMS, VLLM_TOKENS = 16, 48
+VLLM_STREAMS, VLLM_TOKENS = 4, 48
 SEED = 7
 
 
@@ -41,12 +41,12 @@ def measure(quick: bool) -> dict[str, Figure]:
     with tempfile.TemporaryDirectory(prefix="gateway-") as name:
         folder = Path(name)
         with standin(PACE_S, WORDS) as upstream:
-            figures: dict[str, Figure] = {"stand_in": latency(folder / "a", upstream, 2 if quick else 6)}
+            figures: dict[str, Figure] = {"stand_in": latency(folder / "a", upstream, 2 if quick else 4)}
         with standin(0.02, 10) as upstream:
             figures["kill"] = killed(folder / "b", upstream, 1 if quick else 3)
             figures["status"] = statuses(folder / "c", upstream)
             figures["fuzz"] = fuzzed(folder / "d", upstream, 2_000 if quick else 20_000)
-        figures["vllm"] = real(folder / "e", 2 if quick else 6)
+        figures["vllm"] = real(folder / "e", 2 if quick else 8)
     return figures
 
 
