@@ -21,7 +21,7 @@ from taolake.config import Gateway
 from taolake.gateway import page, reactions, relay
 from taolake.gateway.asked import Asked, Gone, Inlet, Receive, Refused, Send, read, read_body
 from taolake.gateway.limits import Keys, Rate
-from taolake.gateway.split import Choice, Upstream, choose
+from taolake.gateway.split import Choice, Upstream, choose, routed
 from taolake.gateway.spool import Spool
 from taolake.ids import unit_interval
 
@@ -56,6 +56,10 @@ class App:
         self._named = {upstream.name: upstream for upstream in upstreams}
         self._client: aiohttp.ClientSession | None = None
         self._running = 0
+
+    def route(self, routes: Mapping[str, float]) -> None:
+        """Take new shares, by what the log calls the versions; from any thread."""
+        self._upstreams = routed(self._upstreams, routes)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -34,6 +34,7 @@ START_S = 900.0  # until a large model has been loaded
 _BACKLOG = 2048
 _LOOK_S = 2.0  # between two looks whether the drain lives
 Say = Callable[[str], None]
+Routes = Callable[[], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,14 @@ def keys_for(settings: Gateway) -> Keys:
     return keys
 
 
-def serve(plan: Plan, settings: Gateway, say: Say) -> None:
+def serve(plan: Plan, settings: Gateway, say: Say, routes: Routes | None = None) -> None:
     """Start everything, answer until Ctrl-C or SIGTERM, end everything.
+
+    Args:
+        plan: what is served.
+        settings: section `gateway` of the project file.
+        say: is told where it listens, and what changes.
+        routes: shares by the log's names for the versions, asked again every few seconds; empty: the project file's.
 
     Raises:
         RuntimeError: a model does not start, or the spool has another writer.
@@ -108,10 +115,42 @@ def serve(plan: Plan, settings: Gateway, say: Say) -> None:
         # A full collection looks at every object there is and would hold up every stream for as long.
         gc.freeze()
         gc.set_threshold(50_000, 50, 50)
-        made = http_server(App(settings, plan.project, upstreams, keys, spool), settings)
+        app = App(settings, plan.project, upstreams, keys, spool)
+        if routes is not None:
+            stack.enter_context(following(routes, settings.routes_s, app.route, say))
+        made = http_server(app, settings)
         with asyncio.Runner(loop_factory=made.config.get_loop_factory()) as runner:
             runner.run(made.serve(sockets=[listening]))
     say("stopped")
+
+
+@contextlib.contextmanager
+def following(routes: Routes, every_s: float, route: Callable[[Mapping[str, float]], None], say: Say) -> Iterator[None]:
+    """Hand shares on as they change, the first before this returns."""
+    ended = threading.Event()
+
+    def look(last: Mapping[str, float]) -> Mapping[str, float]:
+        try:
+            found = routes()
+        except Exception as error:  # boundary: a registry that cannot be reached changes nothing
+            say(f"shares stay as they are: {type(error).__name__}: {error}")
+            return last
+        if found and found != last:
+            route(found)
+            say("shares: " + ", ".join(f"{name} {share:g}" for name, share in sorted(found.items())))
+        return found
+
+    def watch(last: Mapping[str, float]) -> None:
+        while not ended.wait(every_s):
+            last = look(last)
+
+    watcher = threading.Thread(target=watch, args=(look({}),), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def http_server(app: App, settings: Gateway) -> "uvicorn.Server":
