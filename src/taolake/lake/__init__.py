@@ -155,7 +155,7 @@ class Lake:
         if self.in_catalog:
             self.merge(table, self.spark.createDataFrame([row], table.schema()))
         else:
-            direct.merge(self.location, table, [row])
+            direct.put(self.location, table, row)
 
     def rows(self, table: Table, **equal: str | int) -> list[dict[str, Any]]:
         """The few rows whose columns have these values."""

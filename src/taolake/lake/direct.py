@@ -1,6 +1,7 @@
 """Rows into a local lake without Spark, by delta-rs: for a server that answers meanwhile, and for single rows.
 
 Not for what a stage makes, and not for catalogs. Spark reads what is written here and the other way round.
+What a server writes is only ever added, so that a stream which reads the table sees each row.
 Source of the idempotent append: the transaction identifiers of Delta's protocol, the same that `Lake.append_once` uses.
 """
 
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 _VERSION = 1  # of a chunk's transaction: a chunk is committed once
-_LATER = "new.{0} > old.{0}"
 _RACES = 20  # writers that may be quicker than this one, one after the other, before it gives up
+_COMPACT_EVERY = 200  # commits, each a small file: at one in five seconds a day would leave 17,000
 
 
 def append_once(location: str, table: Table, rows: Sequence[Mapping[str, Any]], chunk: str) -> bool:
@@ -36,60 +37,12 @@ def append_once(location: str, table: Table, rows: Sequence[Mapping[str, Any]], 
         return False
     once = CommitProperties(app_transactions=[Transaction(name, _VERSION)])
     write_deltalake(opened, _arrow(table, rows), mode="append", commit_properties=once)
+    if opened.version() % _COMPACT_EVERY == 0:
+        opened.optimize.compact()
     return True
 
 
-def merge(location: str, table: Table, rows: Sequence[Mapping[str, Any]], newest: str | None = None) -> None:
-    """Upsert by key.
-
-    Args:
-        location: the lake's folder.
-        table: made on first use.
-        rows: any order; a key may repeat where `newest` is given.
-        newest: of two rows of one key the one stays whose value in this column is greater; None: the new one.
-
-    Raises:
-        ValueError: the location is a catalog.
-    """
-    from deltalake.exceptions import CommitFailedError
-
-    last: dict[tuple[Any, ...], Mapping[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: row[newest]) if newest else rows:
-        last[tuple(row[column] for column in table.key)] = row
-    same = " AND ".join(f"old.{column} = new.{column}" for column in table.key)
-    source = _arrow(table, list(last.values()))
-    for race in range(_RACES + 1):
-        merging = _open(location, table).merge(source, same, source_alias="new", target_alias="old")
-        merging = merging.when_matched_update_all(predicate=_LATER.format(newest) if newest else None)
-        try:
-            merging.when_not_matched_insert_all().execute()
-            return
-        except CommitFailedError:
-            if race == _RACES:
-                raise
-            time.sleep(random.uniform(0.01, 0.1))
-
-
-def read(location: str, table: Table, **equal: str | int) -> list[dict[str, Any]]:
-    """Rows whose columns have these values, as Python values; a table never written has none.
-
-    By delta-rs' own query engine: pyarrow's scanner leaves threads behind that end some processes with an abort.
-    """
-    import pyarrow as pa
-    from deltalake import QueryBuilder
-
-    where = " AND ".join(f"{name} = {_literal(value)}" for name, value in equal.items())
-    engine = QueryBuilder().register(table.name, _open(location, table))
-    found = engine.execute(f"SELECT * FROM {table.name} WHERE {where or 'true'}").read_all()
-    return [
-        {name: dict(value) if isinstance(value, list) and name in maps(table) else value for name, value in row.items()}
-        for row in pa.table(found).to_pylist()
-    ]
-
-
-def version(location: str, table: Table) -> int:
-    """Newest version number of a table."""
-    return int(_open(location, table).version())
+_RACES = 20  # writers that may be quicker than this one, one after the other, before it gives up
 
 
 def _open(location: str, table: Table) -> "DeltaTable":
