@@ -42,7 +42,47 @@ def append_once(location: str, table: Table, rows: Sequence[Mapping[str, Any]], 
     return True
 
 
-_RACES = 20  # writers that may be quicker than this one, one after the other, before it gives up
+def put(location: str, table: Table, row: Mapping[str, Any]) -> None:
+    """Upsert one row by key; where another writer was quicker, read the table anew and try again.
+
+    Raises:
+        ValueError: the location is a catalog.
+    """
+    from deltalake.exceptions import CommitFailedError
+
+    same = " AND ".join(f"old.{column} = new.{column}" for column in table.key)
+    source = _arrow(table, [row])
+    for race in range(_RACES + 1):
+        merging = _open(location, table).merge(source, same, source_alias="new", target_alias="old")
+        try:
+            merging.when_matched_update_all().when_not_matched_insert_all().execute()
+            return
+        except CommitFailedError:
+            if race == _RACES:
+                raise
+            time.sleep(random.uniform(0.01, 0.1))
+
+
+def read(location: str, table: Table, **equal: str | int) -> list[dict[str, Any]]:
+    """Rows whose columns have these values, as Python values; a table never written has none.
+
+    By delta-rs' own query engine: pyarrow's scanner leaves threads behind that end some processes with an abort.
+    """
+    import pyarrow as pa
+    from deltalake import QueryBuilder
+
+    where = " AND ".join(f"{name} = {_literal(value)}" for name, value in equal.items())
+    engine = QueryBuilder().register(table.name, _open(location, table))
+    found = engine.execute(f"SELECT * FROM {table.name} WHERE {where or 'true'}").read_all()
+    return [
+        {name: dict(value) if isinstance(value, list) and name in maps(table) else value for name, value in row.items()}
+        for row in pa.table(found).to_pylist()
+    ]
+
+
+def version(location: str, table: Table) -> int:
+    """Newest version number of a table."""
+    return int(_open(location, table).version())
 
 
 def _open(location: str, table: Table) -> "DeltaTable":
