@@ -2,13 +2,13 @@
 
 Which rows those are depends on the algorithm and is said in `lessons`; a prompt whose candidates cannot be told apart
 trains nothing and is counted. Where the project says by whom, the reward's picks are measured first, and set k
-(`best_of`). Sources: docs/design.md sections 2 and 6.
+(`best_of`); what earlier rounds add or forbid is said in `across`. Sources: docs/design.md sections 2 and 6.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from taolake import ids, lake
-from taolake.stages import best_of, fingerprints, groups, labelled, lessons, reward
+from taolake.stages import across, best_of, fingerprints, groups, labelled, lessons, reward
 from taolake.stages.fanout import map_rows
 from taolake.stages.round import Outcome, Round
 
@@ -30,6 +30,7 @@ def select(round_: Round) -> Outcome:
         lesson = lessons.of(round_.project, round_.number, selection, k)
         rows = map_rows(grouped, lake.SELECTIONS.columns, lesson.of_groups)
         labels = round_.project.select.labels
+        rows, past = across.balance(round_, selection, rows, told.count() if told is not None else 0)
         if labels is not None and told is not None:
             rows = told if labels.alone else rows.unionByName(told)
         round_.lake.append_once(lake.SELECTIONS, rows, ids.content_hash(round_.number, selection))
@@ -37,7 +38,8 @@ def select(round_: Round) -> Outcome:
             (f.col("selection") == selection) & (f.col("round") == round_.number)
         )
         kinds = {r["kind"]: r["count"] for r in made.groupBy("kind").count().collect()}
-        detail = {"selection": selection, "rows": kinds, "best_of": measured, **_facts(grouped)}
+        detail = {"selection": selection, "rows": kinds, "best_of": measured, **_facts(grouped), **past}
+        detail["diversity"] = across.diverse(round_, made)
     finally:
         grouped.unpersist()
     if not kinds.keys() - {"dev"}:
