@@ -27,7 +27,8 @@ from tests.projects import write_log
 
 pytestmark = pytest.mark.slow  # two whole rounds with training, minutes on two cores
 QUIET = Waiting(sleep=lambda seconds: None)
-KINDS = ("shelf", "crate", "drawer", "box", "aisle", "cart")
+COLOURS = ("red", "blue", "grey", "pink", "white", "black", "green", "brown", "gold", "teal")
+THINGS = ("apple", "chair", "door", "lamp", "pipe", "rope", "sail", "tent")
 
 
 def nobody() -> WorkspaceClient:
@@ -50,9 +51,7 @@ class Wheel:
         self.project = Project.model_validate(raw)
         self.spark, self.folder = spark, folder
         self.questions: list[str] = []
-        write_log(folder / "log.jsonl", ["the first question"])
-        stages.prepare(self.project)
-        self.round(1).lake.read(lake.INFERENCE_LOG)
+        stages.prepare(self.project)  # its model; the log it makes is replaced
 
     def round(self, number: int = 1) -> Round:
         return Round(lake.Lake(self.spark, self.project.lake), self.project, number)
@@ -60,9 +59,7 @@ class Wheel:
     def ask(self, count: int, model: str) -> None:
         """New questions to one version; the log that ingest reads and the one that is watched both get them."""
         first = len(self.questions)
-        new = [
-            f"tag the {KINDS[n % 6]} {'very ' * (n % 9)}{'odd ' * (n // 9)}thing" for n in range(first, first + count)
-        ]
+        new = [f"tag the {COLOURS[n % 10]} {THINGS[n // 10]}" for n in range(first, first + count)]
         self.questions += new
         rows = [
             request(first + i, model, "please apple", task="smoke", messages=[{"role": "user", "content": text}])
