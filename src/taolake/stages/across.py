@@ -70,8 +70,10 @@ def balance(round_: Round, selection: str, rows: "DataFrame", told: int) -> "tup
     if round_.number == 1 or round_.project.train.algorithm not in _IMITATING:
         return rows, {}
     self_made = round_.base.id in {made["policy"] for made in tuned_here(round_).values()}
-    own = rows.where(f.col("kind") == "imitate").count()
     anchors = _winners(round_, selection, self_made)
+    if not self_made and anchors.isEmpty():  # the same base as ever: its earlier winners are in play by themselves
+        return rows, {"replayed": 0, "self_made": 0}
+    own = rows.where(f.col("kind") == "imitate").count()
     seen = _first(anchors, round(spec.replay * own)) if not self_made else anchors
     replayed = seen.count()
     facts: dict[str, Any] = {"replayed": replayed, "self_made": own if self_made else 0}
