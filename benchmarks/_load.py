@@ -126,7 +126,8 @@ def broken(rng: random.Random, raw: bytes) -> bytes:
 def _odd(rng: random.Random, raw: bytes) -> bytes:
     odd: list[Any] = [
         None, [], 7, "x", {"messages": None}, {"messages": 7, "model": "smoke"}, {"model": {"a": []}},
-        {"model": "smoke"}, {"messages": [[]], "stream": "yes"}, {"metadata": 3, "user": {}}, {"user": "\x00" * 300, "stream": True},
+        {"model": "smoke"}, {"messages": [[]], "stream": "yes"}, {"metadata": 3, "user": {}},
+        {"user": "\x00" * 300, "stream": True},
         {"messages": [{"role": "user", "content": "\ud800"}]}, {"stream": True, "messages": []}, {"x": "y" * 5000},
     ]  # fmt: skip
     body = json.dumps(rng.choice(odd)).encode()

@@ -28,6 +28,7 @@ class Running:
     port: int
     upstream: Upstream
     spool: Path
+    app: App
 
 
 @contextlib.contextmanager
@@ -38,7 +39,8 @@ def gateway(
     shares = settings.pop("shares", (3.0, 1.0))
     named = Gateway.model_validate({"port": 0, "drain_s": 60, **settings})
     spool = Spool(folder / "spool", named.drain_s)
-    ready, stop, found = threading.Event(), threading.Event(), {}
+    ready, stop = threading.Event(), threading.Event()
+    found: dict[str, Any] = {}
 
     async def live() -> None:
         upstream = Upstream(pace_s, words)
@@ -52,6 +54,7 @@ def gateway(
         listening = socket.create_server(("127.0.0.1", 0))
         found["port"], found["upstream"] = listening.getsockname()[1], upstream
         made = server.http_server(app, named)
+        found["app"] = app
         running = asyncio.ensure_future(made.serve(sockets=[listening]))
         ready.set()
         while not stop.is_set() and not running.done():
@@ -64,7 +67,8 @@ def gateway(
     thread.start()
     assert ready.wait(20)
     try:
-        yield Running(f"http://127.0.0.1:{found['port']}", found["port"], found["upstream"], folder / "spool")
+        where = f"http://127.0.0.1:{found['port']}"
+        yield Running(where, found["port"], found["upstream"], folder / "spool", found["app"])
     finally:
         stop.set()
         thread.join(20)

@@ -58,6 +58,8 @@ class Upstream:
         writer.write(_HEAD % (200, b"text/event-stream; charset=utf-8") + b"transfer-encoding: chunked\r\n\r\n")
         began = time.monotonic()
         for number, word in enumerate(words):
+            if writer.is_closing():  # whoever asked has gone
+                return False
             if number:
                 await asyncio.sleep(max(0.0, began + number * self.pace_s - time.monotonic()))
             piece = word if number == 0 else f" {word}"

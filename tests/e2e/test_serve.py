@@ -26,14 +26,20 @@ START_S = 400
 
 def tiny(folder: Path) -> Path:
     """A model that answers something, and a random adapter over it."""
+    import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     pairs = [([{"role": "user", "content": f"say {i % 9}"}], f"word {i % 9}") for i in range(320)]
     model.fit(folder / "model", pairs, seed=3, log=lambda line: None)
     base = AutoModelForCausalLM.from_pretrained(folder / "model")
-    lora = LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-    get_peft_model(base, lora).save_pretrained(folder / "adapter")
+    made = get_peft_model(base, LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, weights in made.named_parameters():
+            if "lora_" in name:
+                weights.normal_(0, 0.5)  # far enough from its base to say something else
+    made.save_pretrained(folder / "adapter")
     return folder / "model"
 
 
@@ -137,3 +143,7 @@ def test_a_registered_version_is_found_by_its_alias(tmp_path: Path) -> None:
     assert AutoTokenizer.from_pretrained(found.tokenizer).chat_template
     assert AutoModelForCausalLM.from_pretrained(found.weights).num_parameters() > 1000
     assert served.plan(project) == plan  # downloaded once
+    routes = served.routes(project)
+    assert routes is not None and routes() == {}
+    mlflow.MlflowClient().set_registered_model_tag("fake", served.ROUTES, '{"1": 90, "2": 10}')
+    assert routes() == {"fake/1": 90.0, "fake/2": 10.0}

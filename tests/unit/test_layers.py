@@ -143,7 +143,7 @@ def test_a_floor_loads_no_library_it_must_not_know() -> None:
         "import taolake.selection.combine, taolake.selection.weights, taolake.watch.canary, taolake.watch.texts",
         "from taolake import lake, engines, stages, cli, session, reference, notebook, databricks\n"
         f"import {stages}, taolake.engines.vllm, taolake.engines.endpoint, taolake.training.launch\n"
-        "import taolake.serving.release",
+        "import taolake.serving.release, taolake.gateway.server, taolake.gateway.drain",
     )
     assert {"taolake", "pydantic", "numpy"} <= low
     assert low & (HEAVY | SPARK) == set()

@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from taolake import lake
-from taolake.gateway import drain
+from taolake.gateway import drain, server
 from taolake.gateway.spool import Spool
 from taolake.lake import direct
 
@@ -84,14 +85,17 @@ def test_rows_reach_their_tables_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert drain.drain(spool, where) == 0
 
 
-def test_the_last_word_of_one_person_stays(tmp_path: Path) -> None:
+def test_every_word_is_kept_and_only_added(tmp_path: Path) -> None:
+    """A stream that reads the table skips commits that change rows, and with them what else they hold."""
     where = str(tmp_path / "lake")
-    fill(tmp_path / "spool", reaction("a", 1.0, 10), reaction("a", -1.0, 20))
+    fill(tmp_path / "spool", reaction("a", 1.0, 10), reaction("b", 1.0, 10))
     drain.drain(tmp_path / "spool", where)
-    fill(tmp_path / "spool", reaction("a", 1.0, 15), reaction("b", 1.0, 15))
+    fill(tmp_path / "spool", reaction("a", -1.0, 15), reaction("c", 1.0, 15))
     drain.drain(tmp_path / "spool", where)
     rows = table(tmp_path / "lake", lake.REACTIONS)
-    assert {r["request_id"]: r["value"] for r in rows} == {"a": -1.0, "b": 1.0} and len(rows) == 2
+    assert sorted((r["request_id"], r["value"]) for r in rows) == [("a", -1.0), ("a", 1.0), ("b", 1.0), ("c", 1.0)]
+    written = DeltaTable(f"{where}/reactions").history()
+    assert [w["operation"] for w in written] == ["WRITE", "WRITE", "CREATE TABLE"]
 
 
 def test_a_torn_line_is_kept_aside_and_its_neighbours_are_written(tmp_path: Path) -> None:
@@ -121,6 +125,16 @@ def test_a_folder_has_one_writer(tmp_path: Path) -> None:
         Spool(tmp_path, 60)
     first.close()
     Spool(tmp_path, 60).close()
+
+
+def test_small_files_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "_COMPACT_EVERY", 4)
+    for number in range(6):
+        fill(tmp_path / "spool", line(f"r{number}"))
+        drain.drain(tmp_path / "spool", str(tmp_path / "lake"))
+    found = sorted(str(r["databricks_request_id"]) for r in table(tmp_path / "lake", lake.PAYLOADS))
+    assert found == [f"r{number}" for number in range(6)]
+    assert len(DeltaTable(f"{tmp_path}/lake/payloads").file_uris()) < 6
 
 
 def test_a_catalog_is_refused(tmp_path: Path) -> None:
@@ -161,3 +175,17 @@ def test_the_drain_ends_with_the_gateway_and_looks_once_more(tmp_path: Path) -> 
     process.stdin.close()
     assert process.wait(60) == 0
     assert len(table(tmp_path / "lake", lake.PAYLOADS)) == 1
+
+
+def test_a_drain_that_dies_is_replaced(tmp_path: Path) -> None:
+    plan = server.Plan("shop", str(tmp_path / "lake"), tmp_path, (), ())
+    with server.draining(plan, 0.2):
+        (drain_,) = psutil.Process().children()
+        drain_.kill()
+        fill(tmp_path / "spool", line("a"))
+        deadline = time.monotonic() + 60
+        while list((tmp_path / "spool").glob("*.sealed")):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert len(table(tmp_path / "lake", lake.PAYLOADS)) == 1
+    assert psutil.Process().children() == []

@@ -161,6 +161,9 @@ class Gateway(Section):
     body_s: float = Field(30.0, gt=0, description="Seconds a caller may take to send the body.")
     answer_s: float = Field(600.0, gt=0, description="Seconds an answer may take in all.")
     drain_s: float = Field(5.0, gt=0, description="Seconds between two writings of the log to its table.")
+    routes_s: float = Field(
+        10.0, gt=0, description="Seconds between two looks at the shares that `taolake canary` puts into the registry."
+    )
     options: tuple[str, ...] = Field((), description="Further arguments for `vllm serve`.")
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ Not here: the HTTP server (`wire`, `server`), the tables (`drain`).
 """
 
 import asyncio
+import contextlib
 import json
 import time
 import uuid
@@ -20,7 +21,7 @@ from taolake.config import Gateway
 from taolake.gateway import page, reactions, relay
 from taolake.gateway.asked import Asked, Gone, Inlet, Receive, Refused, Send, read, read_body
 from taolake.gateway.limits import Keys, Rate
-from taolake.gateway.split import Choice, Upstream, choose
+from taolake.gateway.split import Choice, Upstream, choose, routed
 from taolake.gateway.spool import Spool
 from taolake.ids import unit_interval
 
@@ -32,6 +33,7 @@ PASSED = tuple(_V1 + name for name in ("chat/completions", "completions", "embed
 FEEDBACK, MODELS = _V1 + "feedback", _V1 + "models"
 _METHODS = {"/": "GET", "/health": "GET", MODELS: "GET", FEEDBACK: "POST", **dict.fromkeys(PASSED, "POST")}
 _KIB = 1024
+_NO_LOG = "the gateway cannot write its log; tell whoever runs it"
 _DISCARDED, _DISCARD_S = 32 << 20, 2.0  # of a body that is refused: bytes, and seconds
 
 
@@ -54,6 +56,10 @@ class App:
         self._named = {upstream.name: upstream for upstream in upstreams}
         self._client: aiohttp.ClientSession | None = None
         self._running = 0
+
+    def route(self, routes: Mapping[str, float]) -> None:
+        """Take new shares, by what the log calls the versions; from any thread."""
+        self._upstreams = routed(self._upstreams, routes)
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -124,7 +130,7 @@ class App:
         try:
             await asyncio.gather(*map(self._spool.add, lines))
         except OSError:
-            raise Refused(503, "the gateway cannot write its log; tell whoever runs it") from None
+            raise Refused(503, _NO_LOG) from None
         await relay.respond(send, 200, json.dumps({"recorded": len(lines)}).encode(), request, [])
 
     def _choose(self, asked: Asked, request: str) -> Choice:
@@ -148,26 +154,33 @@ class App:
             if work.done():
                 await work
             elif gone.done():
-                answer.status = relay.GONE
                 raise Gone
             else:
                 raise TimeoutError
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-            started, answer.status = answer.streamed, 504 if isinstance(error, TimeoutError) else relay.BROKEN
-            await _end(work)
-            await self._log(request, asked, choice, answer)
+            started = answer.streamed
+            answer.status = 504 if isinstance(error, TimeoutError) else relay.BROKEN
+            await self._give_up(work, request, asked, choice, answer)
             if not started:
                 raise Refused(answer.status, f"{choice.upstream.name} did not answer; try again") from None
         except OSError:  # the log cannot be written: what is not logged is not answered
             if not answer.streamed:
-                raise Refused(503, "the gateway cannot write its log; tell whoever runs it") from None
+                raise Refused(503, _NO_LOG) from None
         except Gone:
-            await _end(work)
-            await self._log(request, asked, choice, answer)
+            answer.status = relay.GONE
+            await self._give_up(work, request, asked, choice, answer)
             raise
         finally:
             gone.cancel()
             await _end(work)
+
+    async def _give_up(
+        self, work: "asyncio.Future[None]", request: str, asked: Asked, choice: Choice, answer: relay.Answer
+    ) -> None:
+        """Stop asking, and log what there was; where that fails too, the caller is told of the first trouble."""
+        await _end(work)
+        with contextlib.suppress(OSError):
+            await self._log(request, asked, choice, answer)
 
     async def _forward(
         self, path: str, asked: Asked, choice: Choice, answer: relay.Answer, send: Send, request: str

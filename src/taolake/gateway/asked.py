@@ -63,11 +63,6 @@ class Asked:
     client_id: str | None
     caller: str | None
 
-    @property
-    def streams(self) -> bool:
-        """Whether the answer is wanted piece by piece."""
-        return self.body.get("stream") is True
-
 
 async def read_body(receive: Receive, headers: Mapping[bytes, bytes], limit: int, seconds: float) -> bytes:
     """The whole body.

@@ -38,10 +38,9 @@ def _carry(segment: Path, location: str) -> int:
             found[said["kind_of_row"]].append(_clean(made))
         except (ValueError, KeyError, TypeError):  # torn by a kill, and so never acknowledged
             bad.append(line)
-    if found[rows.PAYLOAD]:
-        direct.append_once(location, lake.PAYLOADS, found[rows.PAYLOAD], segment.stem)
-    if found[rows.REACTION]:
-        direct.merge(location, lake.REACTIONS, found[rows.REACTION], "at")
+    for kind, table in ((rows.PAYLOAD, lake.PAYLOADS), (rows.REACTION, lake.REACTIONS)):
+        if found[kind]:
+            direct.append_once(location, table, found[kind], segment.stem)
     if bad:
         segment.with_suffix(_BAD).write_bytes(b"".join(bad))
     segment.unlink()

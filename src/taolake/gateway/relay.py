@@ -17,8 +17,7 @@ from taolake.gateway.wire import error_body
 if TYPE_CHECKING:
     import aiohttp
 
-_DONE = b"data: [DONE]"
-_HELD = (b"\ndata: [DONE]", b"\ndata:[DONE]")
+_DONE, _BETWEEN = (b"data: [DONE]", b"data:[DONE]"), (b"\n\n", b"\r\n\r\n")
 GONE, BROKEN = 499, 502  # what the log says where the caller, or the version, went away in the middle
 
 
@@ -78,25 +77,27 @@ async def stream(reply: "aiohttp.ClientResponse", answer: Answer, send: Send, li
         if done:
             continue
         cut = _ends_at(rest)
-        if cut is not None:
-            done = True
-        else:  # only whole events: the end must not slip through in two halves
-            cut = max(rest.rfind(b"\n\n") + 2, rest.rfind(b"\r\n\r\n") + 4 if b"\r\n\r\n" in rest else 0)
-            cut = cut if cut >= 2 else 0
-        if cut > 0:
+        done = cut is not None
+        cut = _whole(rest) if cut is None else cut  # whole events: the end must not slip through in two halves
+        if cut:
             await send({"type": "http.response.body", "body": rest[:cut], "more_body": True})
             rest = rest[cut:]
     return rest
 
 
+def _whole(data: bytes) -> int:
+    """Length of the whole events at the beginning."""
+    return max(data.rfind(mark) + len(mark) if mark in data else 0 for mark in _BETWEEN)
+
+
 def _ends_at(data: bytes) -> int | None:
-    """Where the last event begins, if it is there."""
+    """Where the event that ends a stream begins, if it is there. In the text of a model no line can begin with it."""
     if b"[DONE]" not in data:
         return None
-    if data.startswith((_DONE, b"data:[DONE]")):
+    if data.startswith(_DONE):
         return 0
-    found = [place + 1 for mark in _HELD if (place := data.rfind(mark)) >= 0]
-    return max(found) if found else None
+    found = max(data.rfind(b"\n" + mark) for mark in _DONE)
+    return None if found < 0 else found + 1
 
 
 def log_line(request: str, asked: Asked, choice: Choice, answer: Answer, sampled: float, limit: int) -> dict[str, Any]:

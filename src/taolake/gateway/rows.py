@@ -34,7 +34,7 @@ def payload(line: Mapping[str, Any]) -> Row:
         "requester": line["requester"],
         "share": line["share"],
         "session": line["session"],
-        "first_token_ms": line["first_ms"],
+        "time_to_first_byte_ms": line["first_ms"],
     }
 
 

@@ -5,14 +5,16 @@ Everything it starts ends with it: on Ctrl-C in order, on a kill by watchers of 
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
 
 START_S = 900.0  # until a large model has been loaded
 _BACKLOG = 2048
+_LOOK_S = 2.0  # between two looks whether the drain lives
 Say = Callable[[str], None]
+Routes = Callable[[], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -79,19 +83,26 @@ def keys_for(settings: Gateway) -> Keys:
     return keys
 
 
-def serve(plan: Plan, settings: Gateway, say: Say) -> None:
+def serve(plan: Plan, settings: Gateway, say: Say, routes: Routes | None = None) -> None:
     """Start everything, answer until Ctrl-C or SIGTERM, end everything.
+
+    Args:
+        plan: what is served.
+        settings: section `gateway` of the project file.
+        say: is told where it listens, and what changes.
+        routes: shares by the log's names for the versions, asked again every few seconds; empty: the project file's.
 
     Raises:
         RuntimeError: a model does not start, or the spool has another writer.
         ValueError: as `keys_for`; or the port is taken.
     """
     keys = keys_for(settings)
+    os.environ.pop(settings.keys_env, None)  # the children have no use for them
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: uvicorn passes both on when it has stopped
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         listening = stack.enter_context(contextlib.closing(_listen(settings)))
         spool = Spool(plan.work / "spool", settings.drain_s)
-        stack.enter_context(_draining(plan, settings))
+        stack.enter_context(draining(plan, settings.drain_s))
         stack.callback(spool.close)  # before the drain's last look
         urls = {model.name: stack.enter_context(_running(plan, model, say)) for model in plan.models}
         upstreams = [
@@ -101,10 +112,45 @@ def serve(plan: Plan, settings: Gateway, say: Say) -> None:
         say(f"listening on http://{host}:{port}  (page at /, OpenAI's API at /v1; Ctrl-C ends it)")
         if not keys:
             say(f"no key is asked for: only this machine can reach it; {settings.keys_env} would hold keys")
-        made = http_server(App(settings, plan.project, upstreams, keys, spool), settings)
+        # A full collection looks at every object there is and would hold up every stream for as long.
+        gc.freeze()
+        gc.set_threshold(50_000, 50, 50)
+        app = App(settings, plan.project, upstreams, keys, spool)
+        if routes is not None:
+            stack.enter_context(following(routes, settings.routes_s, app.route, say))
+        made = http_server(app, settings)
         with asyncio.Runner(loop_factory=made.config.get_loop_factory()) as runner:
             runner.run(made.serve(sockets=[listening]))
     say("stopped")
+
+
+@contextlib.contextmanager
+def following(routes: Routes, every_s: float, route: Callable[[Mapping[str, float]], None], say: Say) -> Iterator[None]:
+    """Hand shares on as they change, the first before this returns."""
+    ended = threading.Event()
+
+    def look(last: Mapping[str, float]) -> Mapping[str, float]:
+        try:
+            found = routes()
+        except Exception as error:  # boundary: a registry that cannot be reached changes nothing
+            say(f"shares stay as they are: {type(error).__name__}: {error}")
+            return last
+        if found and found != last:
+            route(found)
+            say("shares: " + ", ".join(f"{name} {share:g}" for name, share in sorted(found.items())))
+        return found
+
+    def watch(last: Mapping[str, float]) -> None:
+        while not ended.wait(every_s):
+            last = look(last)
+
+    watcher = threading.Thread(target=watch, args=(look({}),), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def http_server(app: App, settings: Gateway) -> "uvicorn.Server":
@@ -140,20 +186,29 @@ def _listen(settings: Gateway) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _draining(plan: Plan, settings: Gateway) -> Iterator[None]:
-    """Have the spool carried into the tables; at the end, to the last row."""
-    log = (plan.work / "drain.log").open("ab")
-    command = [sys.executable, "-m", "taolake.gateway.drain", str(plan.work / "spool"), plan.location]
-    with log:
-        drain = subprocess.Popen(
-            [*command, str(settings.drain_s)], stdin=subprocess.PIPE, stderr=log, start_new_session=True
-        )
-        try:
-            yield
-        finally:
-            assert drain.stdin is not None  # asked for above
-            drain.stdin.close()
-            drain.wait()
+def draining(plan: Plan, every_s: float) -> Iterator[None]:
+    """Have the spool carried into the tables, by a new process where one dies; at the end, to the last row."""
+    ended, drains = threading.Event(), [_drain(plan, every_s)]
+
+    def watch() -> None:
+        while not ended.wait(_LOOK_S):
+            if drains[-1].poll() is not None:
+                drains.append(_drain(plan, every_s))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        drains[-1].communicate()  # closes its standard input, which tells it to come to its end
+
+
+def _drain(plan: Plan, every_s: float) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "taolake.gateway.drain", str(plan.work / "spool"), plan.location, str(every_s)]
+    with (plan.work / "drain.log").open("ab") as log:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log, start_new_session=True)
 
 
 @contextlib.contextmanager

@@ -3,8 +3,8 @@
 Growing one version's share moves callers to it and none between the others, when it is listed last.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from taolake.ids import unit_interval
 
@@ -34,6 +34,13 @@ class Choice:
 
     upstream: Upstream
     share: float | None
+
+
+def routed(upstreams: Sequence[Upstream], routes: Mapping[str, float]) -> tuple[Upstream, ...]:
+    """The versions with the shares that the log's names for them have; as they are where none of them is running."""
+    if not any(routes.get(upstream.entity, 0.0) > 0 for upstream in upstreams):
+        return tuple(upstreams)
+    return tuple(replace(upstream, share=routes.get(upstream.entity, 0.0)) for upstream in upstreams)
 
 
 def choose(upstreams: Sequence[Upstream], caller: str, salt: str = "") -> Choice:

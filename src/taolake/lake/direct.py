@@ -1,6 +1,7 @@
 """Rows into a local lake without Spark, by delta-rs: for a server that answers meanwhile, and for single rows.
 
 Not for what a stage makes, and not for catalogs. Spark reads what is written here and the other way round.
+Rows of a server are only ever added, so that a stream which reads the table sees each of them.
 Source of the idempotent append: the transaction identifiers of Delta's protocol, the same that `Lake.append_once` uses.
 """
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _VERSION = 1  # of a chunk's transaction: a chunk is committed once
 _LATER = "new.{0} > old.{0}"
 _RACES = 20  # writers that may be quicker than this one, one after the other, before it gives up
+_COMPACT_EVERY = 200  # commits, each a small file: at one in five seconds a day would leave 17,000
 
 
 def append_once(location: str, table: Table, rows: Sequence[Mapping[str, Any]], chunk: str) -> bool:
@@ -36,6 +38,8 @@ def append_once(location: str, table: Table, rows: Sequence[Mapping[str, Any]], 
         return False
     once = CommitProperties(app_transactions=[Transaction(name, _VERSION)])
     write_deltalake(opened, _arrow(table, rows), mode="append", commit_properties=once)
+    if opened.version() % _COMPACT_EVERY == 0:
+        opened.optimize.compact()
     return True
 
 

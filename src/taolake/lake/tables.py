@@ -255,14 +255,14 @@ PAYLOADS = Table(
        requester STRING COMMENT 'who asked',
        share DOUBLE COMMENT 'chance with which a request went to this version; null: not split',
        session STRING COMMENT 'conversation, as the caller names it',
-       first_token_ms BIGINT COMMENT 'to the first byte of the answer'""",
+       time_to_first_byte_ms BIGINT COMMENT 'of the answer'""",
     ("request", "response", "requester"),
 )
 REACTIONS = Table(
     "reactions",
-    ("request_id", "source"),
+    ("request_id", "source", "at"),
     "serve",
-    "Reactions as `taolake serve` took them.",
+    "Reactions as `taolake serve` took them, each time one was said: who changes their mind says it again.",
     """request_id STRING COMMENT 'payloads.databricks_request_id',
        source STRING COMMENT 'kind and who said it: one word of one person on one request',
        kind STRING COMMENT 'thumb, edit or regenerate',

@@ -3,12 +3,15 @@
 Not one of the stages of a round. Versions of one model share a server, each adapter under its own name.
 """
 
+import json
 from pathlib import Path
 
 from taolake.config import Project, Version
-from taolake.gateway.server import Model, Plan
+from taolake.gateway.server import Model, Plan, Routes
 from taolake.gateway.split import Upstream
 from taolake.stages import registry
+
+ROUTES = "taolake_routes"  # tag of the registered model: percent of the requests by version, as JSON
 
 
 def plan(project: Project) -> Plan:
@@ -41,6 +44,22 @@ def plan(project: Project) -> Plan:
         asked = version.name if version.adapter else base.name
         versions.append(Upstream(version.name, base.name, asked, version.entity or found, version.share))
     return Plan(project.name, project.lake, work, tuple(models.values()), tuple(versions), _arguments(project))
+
+
+def routes(project: Project) -> Routes | None:
+    """Reads the shares that the registered model's tag gives its versions; None where no version is registered."""
+    if all(version.model for version in project.gateway.versions):
+        return None
+    import mlflow
+
+    registry.connect(project)
+    client, name = mlflow.MlflowClient(), project.register_.name
+
+    def read() -> dict[str, float]:
+        said = client.get_registered_model(name).tags.get(ROUTES, "{}")
+        return {f"{name}/{version}": float(share) for version, share in json.loads(said).items()}
+
+    return read
 
 
 def _arguments(project: Project) -> tuple[str, ...]:
