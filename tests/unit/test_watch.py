@@ -59,6 +59,11 @@ def test_many_equal_signals_do_not_add_up_to_a_rollback() -> None:
     assert wrong <= 3
 
 
+def test_programs_that_ask_for_many_are_pointed_out() -> None:
+    assert canary.crowded(19, 1) == canary.crowded(0, 0) == ""
+    assert canary.crowded(200, 2).startswith("; 200 requests came from 2 users, who count once each: set canary.unit")
+
+
 def test_stability_is_the_index_of_credit_scoring() -> None:
     before, now = {"a": 50, "b": 50}, {"a": 80, "b": 20}
     p, q = 50.5 / 101, (80.5 / 101, 20.5 / 101)

@@ -33,6 +33,8 @@ app = typer.Typer(
     taolake deploy conf/mine.yml      serve it on Databricks, a canary first
     taolake canary conf/mine.yml      promote it, or take it back
     taolake monitor conf/mine.yml     what its answers look like in production
+    taolake flywheel conf/mine.yml    the next round, when enough new prompts are in
+    taolake history conf/mine.yml     what each round changed
     """,
 )
 
@@ -51,6 +53,8 @@ for command in (
     serve.deploy,
     serve.canary,
     watch.monitor,
+    watch.flywheel,
+    watch.history,
     cost.plan,
     trace.lineage,
     trace.forget,

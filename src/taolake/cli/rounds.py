@@ -30,7 +30,7 @@ def demo(
 
         for folder in {project.lake, project.work}:
             shutil.rmtree(folder, ignore_errors=True)
-    _run(project, 1, config)
+    run_round(project, 1, config)
 
 
 def run(config: ConfigArgument = Path(DEMO), round_: RoundOption = 1) -> None:
@@ -40,7 +40,7 @@ def run(config: ConfigArgument = Path(DEMO), round_: RoundOption = 1) -> None:
     taolake run conf/mine.yml
     taolake run conf/mine.yml --round 2
     """
-    _run(load(config), round_, config)
+    run_round(load(config), round_, config)
 
 
 def stage(
@@ -129,7 +129,8 @@ def status(
     Console().print(table)
 
 
-def _run(project: "Project", number: int, config: Path) -> None:
+def run_round(project: "Project", number: int, config: Path) -> None:
+    """Run what is left of a round, and write its card."""
     from taolake import stages
     from taolake.report import card
 

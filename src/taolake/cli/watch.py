@@ -27,3 +27,44 @@ def monitor(
         for alert in outcome.detail["alerts"]:
             typer.echo(f"alert: {alert}")
         typer.echo(str(page.write(opened, out or report_folder(project))))
+
+
+def history(
+    config: ConfigArgument = Path(DEMO),
+    out: Annotated[Path | None, typer.Option(help="Folder; default: `report` beside the work folder.")] = None,
+) -> None:
+    """Write the page of all rounds: what each changed, and why it was or was not promoted.
+
+    \b
+    taolake history conf/mine.yml
+    """
+    from taolake.report import history
+
+    project = load(config)
+    with Opened(project, 1) as opened:
+        typer.echo(str(history.write(opened, out or report_folder(project))))
+
+
+def flywheel(
+    config: ConfigArgument = Path(DEMO),
+    plan: Annotated[bool, typer.Option("--plan", help="Say whether a round is due, and run none.")] = False,
+) -> None:
+    """Run the next round if enough new, different prompts are in; an unfinished one goes on. For a daily schedule.
+
+    \b
+    taolake flywheel conf/mine.yml --plan
+    taolake flywheel conf/mine.yml
+    """
+    from taolake.cli.rounds import run_round
+    from taolake.report import history
+    from taolake.stages import trigger
+
+    project = load(config)
+    with Opened(project, 1) as opened:
+        found = trigger.trigger(opened).detail
+    typer.echo(f"{'due' if found['due'] else 'not due'}: {found['says']}")
+    if plan or not found["due"]:
+        return
+    run_round(project, found["next_round"], config)
+    with Opened(project, 1) as opened:
+        typer.echo(f"History         {history.write(opened, report_folder(project))}")

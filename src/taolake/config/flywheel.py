@@ -76,7 +76,11 @@ class Flywheel(Section):
         0.8, description="Share of the imitated answers that may come from models tuned here; anchors fill the rest."
     )
     replay: Share = Field(0.1, description="Winners of earlier rounds that are seen again, as a share of the new rows.")
-    min_diversity: Share = Field(0.2, description="Least share of a round's imitated answers that are different ones.")
+    min_diversity: Share = Field(
+        0.6, description="The share of different answers among the imitated may fall to this part of the first round's."
+    )
     max_loss: Share = Field(
-        0.01, description="The best version so far may be better by this at most, its interval taken into account."
+        0.02,
+        description="How far the lower end of the gain over the best version so far may be below zero: a version "
+        "that is not shown to be as good is refused.",
     )

@@ -23,7 +23,7 @@ _NUMBERED = re.compile(r"^\.?(\d{20})\.")  # also Hadoop's hidden checksum besid
 # Listing a folder asks for as many tasks as this allows, 10,000 by default: minutes on two cores for one small table.
 _CONF = {
     "spark.databricks.delta.retentionDurationCheck.enabled": "false",
-    "spark.databricks.delta.vacuum.logging.enabled": "false",  # two commits a table that say nothing the record does not
+    "spark.databricks.delta.vacuum.logging.enabled": "false",  # two commits a table; `erasures` says it was done
     "spark.sql.sources.parallelPartitionDiscovery.parallelism": "2",
 }
 

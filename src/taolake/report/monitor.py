@@ -1,6 +1,7 @@
 """Production as one HTML page, from the same queries as the dashboard on Databricks.
 
-Those stand in `dashboards/production.lvdash.json` too, and a test keeps the two equal. Nothing is measured here: `taolake monitor` fills the tables. The page sends nothing and runs no script.
+Those stand in `dashboards/production.lvdash.json` too, and a test keeps the two equal. Nothing is measured here:
+`taolake monitor` fills the tables. The page sends nothing and runs no script.
 """
 
 import math

@@ -89,7 +89,16 @@ STAGES: tuple[Stage, ...] = (
         "rewards become exactly the rows the trainer sees",
         (lake.PROMPTS, lake.CANDIDATES, lake.PREFERENCES, lake.SCORES, lake.REWARDS),
         lake.SELECTIONS,
-        ("select", "train.algorithm", "train.oapl.beta_v", "train.bond.beta", "train.brakes.share"),
+        (
+            "select",
+            "train.algorithm",
+            "train.oapl.beta_v",
+            "train.bond.beta",
+            "train.brakes.share",
+            "flywheel.max_self_made",
+            "flywheel.replay",
+            "flywheel.min_diversity",
+        ),
         lambda p: [p.select.labels.path] if p.select.labels else [],
     ),
     Stage(
@@ -108,7 +117,7 @@ STAGES: tuple[Stage, ...] = (
         ("evaluate",),
         lambda p: [p.evaluate.gold.path] if p.evaluate.gold else [],
     ),
-    Stage("gate", "better, and nothing got worse?", (lake.EVALUATIONS,), lake.ROUNDS, ("gate",)),
+    Stage("gate", "better, and nothing got worse?", (lake.EVALUATIONS,), lake.ROUNDS, ("gate", "flywheel.max_loss")),
     Stage(
         "register", "the model and its lineage go into MLflow", (lake.ROUNDS,), lake.ROUNDS, ("register_", "serve.kind")
     ),

@@ -17,7 +17,7 @@ from taolake.serving.release import Place, Waiting
 from taolake.serving.steps import PASSED, PROBED, ROLLED_BACK, logged_names
 from taolake.stages import deploy, measure, observe
 from taolake.stages.round import Outcome, Round
-from taolake.watch.canary import Decision, decide
+from taolake.watch.canary import Decision, crowded, decide
 from taolake.watch.sequential import Word, first_of_each
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ def canary(
         RuntimeError: as `release.deploy`.
     """
     waiting = waiting or Waiting(say=print)
-    place = deploy.place(round_.project, round_.lake.location, client)
+    try:
+        place = deploy.place(round_.project, round_.lake.location, client)
+    except ValueError as error:  # no endpoint, or no champion yet: the job that asks every hour need not fail
+        return Outcome(0, 0, {"verdict": "none", "says": f"nothing is served: {error}"})
     seen = place.look()
     live = seen.aliases.get("live")
     new = next((version for version in seen.routes if version != live), None)
@@ -69,6 +72,9 @@ def look(round_: Round, model: str, live: int, new: int) -> tuple[Decision, dict
     one = spec.unit == "user"
     decision = decide({n: first_of_each(each) if one else [w for _, w in each] for n, each in said.items()}, spec)
     until = [at for at in times if decision.at is None or at <= decision.at]
+    users = len({who for each in said.values() for who, _ in each})
+    if one and decision.verdict == "hold":
+        decision = dataclasses.replace(decision, reason=decision.reason + crowded(len(times), users))
     return decision, {"requests": len(until), "since": since}
 
 

@@ -13,7 +13,7 @@ from taolake.config import Gold
 from taolake.curation.labels import answers
 from taolake.scoring import checks, sql
 from taolake.selection.weights import best_of_k
-from taolake.stages import fingerprints, generate, groups, reward, score, together
+from taolake.stages import across, fingerprints, generate, groups, reward, score, together
 from taolake.stages.fanout import Row, map_rows
 from taolake.stages.round import Outcome, Round
 from taolake.trust import curve
@@ -26,23 +26,33 @@ if TYPE_CHECKING:
 
 def evaluate(round_: Round) -> Outcome:
     """Answer, score and measure the holdout for both policies; with other tasks in the tuning, theirs too."""
-    outcome = compare(round_, round_.base, round_.tuned)
-    return dataclasses.replace(outcome, detail=outcome.detail | {"others": together.evaluate_others(round_)})
+    best = across.best_so_far(round_)
+    outcome = compare(round_, round_.base, round_.tuned, best[1] if best else None)
+    more = {"best": best[1].id, "best_round": best[0]} if best else {}
+    return dataclasses.replace(outcome, detail=outcome.detail | more | {"others": together.evaluate_others(round_)})
 
 
-def compare(round_: Round, base: Policy, tuned: Policy) -> Outcome:
+def compare(round_: Round, base: Policy, tuned: Policy, best: Policy | None = None) -> Outcome:
     """Measure a project's holdout with two policies; the base has answered it, the tuned one is asked here.
+
+    Args:
+        round_: the project's round.
+        base: what the round starts from.
+        tuned: what came out.
+        best: the best of earlier rounds, which is asked what it has not answered yet.
 
     Raises:
         ValueError: no holdout prompt has a label or a judge's word.
     """
     from pyspark.sql import functions as f
 
-    answered = generate.fill(round_, tuned, generate.holdout_cells(round_.project))
-    score.fill(round_, tuned)
-    reward.fill(round_, tuned)
+    tokens = 0
+    for policy in {p.id: p for p in (best, tuned) if p is not None}.values():
+        tokens += generate.fill(round_, policy, generate.holdout_cells(round_.project)).tokens
+        score.fill(round_, policy)
+        reward.fill(round_, policy)
     evaluation = fingerprints(round_.project)["evaluate"]
-    for policy in {base.id: base, tuned.id: tuned}.values():
+    for policy in {p.id: p for p in (base, tuned, best) if p is not None}.values():
         measured = map_rows(_groups(round_, policy), lake.EVALUATIONS.columns, _measure(round_, evaluation, policy.id))
         round_.lake.append_once(lake.EVALUATIONS, measured, ids.content_hash(evaluation, policy.id))
     written = round_.lake.read(lake.EVALUATIONS).where(f.col("evaluation") == evaluation)
@@ -51,7 +61,7 @@ def compare(round_: Round, base: Policy, tuned: Policy) -> Outcome:
     if not prompts:
         raise ValueError("no holdout prompt has a label or a judge's word; check evaluate.gold.path and ingest.holdout")
     detail = {"evaluation": evaluation, "base": base.id, "tuned": tuned.id, "prompts": prompts.get(base.id, 0)}
-    return Outcome(written.count(), answered.tokens, detail)
+    return Outcome(written.count(), tokens, detail)
 
 
 def _groups(round_: Round, policy: Policy) -> "DataFrame":

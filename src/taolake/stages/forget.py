@@ -136,15 +136,9 @@ def proof(round_: Round, pages: Sequence[Path], needles: Needles) -> list[Path]:
 def _delete(lake_: Lake, trace: Trace) -> None:
     """Delete the rows, in the order of the rules; prompts that stay lose this person's share."""
     _unquote(lake_, trace.needles())
-    for table, rules in traces.RULES:
-        if not lake_.exists(table):
-            continue
-        for rule in rules:
-            rows = traces.rows_of(lake_, table, [rule], trace)
-            if rows is not None and not rows.isEmpty():
-                column, values = rule[0], getattr(trace, rule[1])
-                wanted = [(value,) for value in sorted(values)]
-                lake_.delete(table, lake_.spark.createDataFrame(wanted, f"{column} STRING"))
+    for table, (column, values) in traces.rules_met(lake_, trace):
+        wanted = [(value,) for value in sorted(getattr(trace, values))]
+        lake_.delete(table, lake_.spark.createDataFrame(wanted, f"{column} STRING"))
     if trace.shared:
         lake_.merge(lake.PROMPTS, _without_share(lake_, trace))
 

@@ -2,14 +2,14 @@
 prompt.
 
 A gain counts when the lower end of its interval is above the limit and no guard trips. One guard is the
-over-optimisation curve: a reward whose best-of-k makes the gate's scorer fall has been gamed. The verdict is a row in
-`rounds`.
+over-optimisation curve: a reward whose best-of-k makes the gate's scorer fall has been gamed. Another is the best
+version so far, which the tuned one must not fall behind. The verdict is a row in `rounds`.
 """
 
 from typing import Any
 
 from taolake import lake
-from taolake.stages import together
+from taolake.stages import across, together
 from taolake.stages.round import Outcome, Round
 from taolake.trust import curve
 from taolake.trust.sample import Draws
@@ -36,6 +36,9 @@ def gate(round_: Round) -> Outcome:
     ]
     pushed = curve.curve(base, tuned, Draws(evaluate.resamples, round_.project.seed))
     guards += curve.guard(pushed)
+    if "best" in found:
+        best = measured(round_, found["evaluation"], found["best"])
+        guards.append(across.guard(round_, best["greedy"], tuned["greedy"]))
     others = _others(round_, found.get("others", {}))
     guards += [guard for guard, _ in others.values()]
     verdict = decide(gain, guards, spec.min_gain)

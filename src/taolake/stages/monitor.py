@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 SETTINGS = "settings"
+_TOLD = 50  # newest alerts that are told; all are in the table
 _DIGITS = 13  # hex digits of a hash that a double holds exactly
 
 
@@ -50,7 +51,7 @@ def monitor(round_: Round) -> Outcome:
         facts.unpersist()
     made, alerts = _rows(round_, {cell: found[cell] for cell in todo}, wanted, known)
     round_.lake.merge(lake.MONITORS, round_.lake.spark.createDataFrame(made, lake.MONITORS.schema()))
-    return Outcome(len(made), 0, detail | {"scored": scored, "alerts": alerts})
+    return Outcome(len(made), 0, detail | {"scored": scored, "alarms": len(alerts), "alerts": alerts[-_TOLD:]})
 
 
 def _counts(round_: Round, rows: "DataFrame") -> dict[Cell, tuple[int, int]]:

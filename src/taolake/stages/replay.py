@@ -63,7 +63,7 @@ def _again(then: Round, selection: str) -> Any:
     """The rows of the selection, by the same functions, under the name it had."""
     measured = best_of.measure(then)
     k = measured["k"] if measured else then.project.select.best_of
-    return select.made_of(then, select.groups_of(then), selection, k)
+    return select.made_of(then, select.groups_of(then), selection, k)[0]
 
 
 def _row(round_: Round) -> Any:

@@ -2,13 +2,13 @@
 
 Which rows those are depends on the algorithm and is said in `lessons`; a prompt whose candidates cannot be told apart
 trains nothing and is counted. Where the project says by whom, the reward's picks are measured first, and set k
-(`best_of`). Sources: docs/design.md sections 2 and 6.
+(`best_of`); what earlier rounds add or forbid is said in `across`. Sources: docs/design.md sections 2 and 6.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from taolake import ids, lake
-from taolake.stages import best_of, fingerprints, groups, labelled, lessons, reward
+from taolake.stages import across, best_of, fingerprints, groups, labelled, lessons, reward
 from taolake.stages.fanout import map_rows
 from taolake.stages.round import Outcome, Round
 
@@ -23,12 +23,13 @@ def select(round_: Round) -> Outcome:
     measured = best_of.measure(round_)
     grouped = groups_of(round_).persist()
     try:
-        rows = made_of(round_, grouped, selection, measured["k"] if measured else round_.project.select.best_of)
+        k = measured["k"] if measured else round_.project.select.best_of
+        rows, past = made_of(round_, grouped, selection, k)
         round_.lake.append_once(lake.SELECTIONS, rows, ids.content_hash(round_.number, selection))
         made = written(round_, selection)
         kinds = {r["kind"]: r["count"] for r in made.groupBy("kind").count().collect()}
-        content = content_of(round_, made)
-        detail = {"selection": selection, "content": content, "rows": kinds, "best_of": measured, **_facts(grouped)}
+        detail = {"selection": selection, "content": content_of(round_, made), "rows": kinds, "best_of": measured}
+        detail |= {**_facts(grouped), **past, "diversity": across.diverse(round_, made)}
     finally:
         grouped.unpersist()
     if not kinds.keys() - {"dev"}:
@@ -38,14 +39,15 @@ def select(round_: Round) -> Outcome:
     return Outcome(sum(kinds.values()), 0, detail)
 
 
-def made_of(round_: Round, grouped: "DataFrame", selection: str, k: int) -> "DataFrame":
-    """The rows of a selection, from groups and labels; nothing is written."""
+def made_of(round_: Round, grouped: "DataFrame", selection: str, k: int) -> "tuple[DataFrame, dict[str, Any]]":
+    """The rows of a selection, from groups, labels and earlier rounds, and what those added; nothing is written."""
     lesson = lessons.of(round_.project, round_.number, selection, k)
     rows = map_rows(grouped, lake.SELECTIONS.columns, lesson.of_groups)
     told, labels = labelled.rows(round_, selection), round_.project.select.labels
+    rows, past = across.balance(round_, selection, rows, told.count() if told is not None else 0)
     if labels is not None and told is not None:
         rows = told if labels.alone else rows.unionByName(told)
-    return rows
+    return rows, past
 
 
 def written(round_: Round, selection: str) -> "DataFrame":

@@ -116,12 +116,30 @@ def rows_of(lake_: Lake, table: Table, rules: Iterable[tuple[str, str]], trace: 
 
 def counts(lake_: Lake, trace: Trace) -> dict[str, int]:
     """Rows that are theirs, by table; tables without any are left out."""
-    found = {}
-    for table, rules in RULES:
-        rows = rows_of(lake_, table, rules, trace) if lake_.exists(table) else None
-        if rows is not None and (count := rows.count()):
-            found[table.name] = count
-    return found
+    return _counted({table.name: rows_of(lake_, table, rules, trace) for table, rules in there(lake_)})
+
+
+def rules_met(lake_: Lake, trace: Trace) -> list[tuple[Table, tuple[str, str]]]:
+    """The rules that find rows, in their order."""
+    every = [(table, rule) for table, rules in there(lake_) for rule in rules]
+    hit = _counted({f"{t.name}.{rule[0]}": rows_of(lake_, t, [rule], trace) for t, rule in every})
+    return [(table, rule) for table, rule in every if f"{table.name}.{rule[0]}" in hit]
+
+
+def there(lake_: Lake) -> list[tuple[Table, tuple[tuple[str, str], ...]]]:
+    """The rules of tables that were ever made."""
+    return [(table, rules) for table, rules in RULES if lake_.exists(table)]
+
+
+def _counted(frames: dict[str, "DataFrame | None"]) -> dict[str, int]:
+    """Rows of each frame, in one job: a job a table is what looking through small tables costs."""
+    from pyspark.sql import functions as f
+
+    parts = [rows.select(f.lit(name).alias("name")) for name, rows in frames.items() if rows is not None]
+    if not parts:
+        return {}
+    found = {r["name"]: r["count"] for r in reduce(_union, parts).groupBy("name").count().collect()}
+    return {name: found[name] for name in frames if name in found}
 
 
 def _values(lake_: Lake, table: Table, wanted: str, column: str, values: Iterable[str]) -> set[str]:
@@ -144,8 +162,8 @@ def _asked_by_others(lake_: Lake, prompts: set[str], requests: set[str], person:
 def _own_texts(lake_: Lake, trace: Trace) -> frozenset[str]:
     """What stands in the personal columns of their rows and of nobody else's."""
     mine, others = list["DataFrame"](), list["DataFrame"]()
-    for table, rules in RULES:
-        if not table.personal or not lake_.exists(table):
+    for table, rules in there(lake_):
+        if not table.personal:
             continue
         theirs = rows_of(lake_, table, rules, trace)
         every = lake_.read(table)

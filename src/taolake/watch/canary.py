@@ -13,6 +13,7 @@ from taolake.config import Canary
 from taolake.watch import sequential
 from taolake.watch.sequential import Word
 
+_CROWD = 20  # requests a user from which a user is hardly one person
 SERVICE = ("answered",)  # signals that say nothing of quality: alone they promote nobody
 Verdict = Literal["promote", "hold", "rollback"]
 
@@ -79,6 +80,16 @@ def decide(words: Mapping[str, Sequence[Word]], spec: Canary) -> Decision:
         return Decision("promote", f"not worse by {spec.margin:g} in {', '.join(sorted(reached))}", on, signals)
     waits = ", ".join(_said(s, "not_worse") for s in signals if s.name in open_) or "a signal of quality"
     return Decision("hold", f"not decided; waiting for {waits}", None, signals)
+
+
+def crowded(requests: int, users: int) -> str:
+    """A hint where few users ask so often that counting each once decides nothing; empty otherwise."""
+    if not users or requests < _CROWD * users:
+        return ""
+    return (
+        f"; {requests} requests came from {users} users, who count once each: set canary.unit to request if these are "
+        "programs that ask for many people"
+    )
 
 
 def _said(signal: Signal, which: Literal["worse", "not_worse"]) -> str:
