@@ -1,7 +1,7 @@
 """Pages made from the code, so that the two cannot disagree: the project file, the tables, the README's matrix.
 
 `taolake check --reference > docs/config.md` writes the first; `python -m taolake.reference tables > docs/tables.md`,
-`python -m taolake.reference matrix` and `python -m taolake.reference access` the others. Tests compare.
+`python -m taolake.reference` with `matrix`, `others` or `access` what stands in other pages. Tests compare.
 """
 
 import sys
@@ -78,8 +78,21 @@ def tables_page() -> str:
 def matrix() -> str:
     """Which stage reads (R) and writes (W) which table, as Markdown; every stage keeps its own row of `rounds`."""
     head = "| |" + "".join(f" {stage.name} |" for stage in STAGES) + "\n|---|" + ":-:|" * len(STAGES) + "\n"
-    rows = [f"| `{table.name}` |" + "".join(f" {_use(table, stage)} |" for stage in STAGES) for table in TABLES]
-    return head + "\n".join(rows) + "\n"
+    uses = {table.name: [_use(table, stage) for stage in STAGES] for table in TABLES if _in_a_round(table)}
+    return head + "".join(f"| `{name}` | {' | '.join(cells)} |\n" for name, cells in uses.items())
+
+
+def others() -> str:
+    """The tables that no stage of a round writes: what does, and which stages read them, as Markdown."""
+    lines = []
+    for table in (table for table in TABLES if not _in_a_round(table)):
+        read = ", ".join(stage.name for stage in STAGES if table in stage.reads)
+        lines.append(f"| `{table.name}` | {table.comment} | `taolake {table.writer}` | {read} |")
+    return "| | holds | written by | read in a round by |\n|---|---|---|---|\n" + "\n".join(lines) + "\n"
+
+
+def _in_a_round(table: Table) -> bool:
+    return any("W" in _use(table, stage) for stage in STAGES)
 
 
 def _use(table: Table, stage: Stage) -> str:
@@ -150,4 +163,5 @@ def _default(info: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write({"tables": tables_page, "matrix": matrix, "access": access.table}[sys.argv[1]]())
+    made = {"tables": tables_page, "matrix": matrix, "others": others, "access": access.table}
+    sys.stdout.write(made[sys.argv[1]]())

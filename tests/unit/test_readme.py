@@ -52,22 +52,24 @@ def test_it_says_what_it_is_in_three_sentences() -> None:
 
 
 def test_the_picture_shows_every_stage_in_order_and_every_table() -> None:
-    picture = section("The loop").split("```")[1]
+    picture, wheel = section("The loop").split("```")[1::2]
     line = next(line for line in picture.splitlines() if "─►" in line)
     assert [word.strip() for word in line.split("─►")] == [stage.name for stage in stages.STAGES]
-    assert sorted(set(re.findall(r"\w+", picture)) & {t.name for t in lake.TABLES}) == sorted(
-        t.name for t in lake.TABLES
-    )
+    named = [set(re.findall(r"\w+", drawn)) & {t.name for t in lake.TABLES} for drawn in (picture, wheel)]
+    in_a_round = {t.name for t in lake.TABLES if f"`{t.name}`" in reference.matrix()}
+    assert named == [in_a_round, {t.name for t in lake.TABLES} - in_a_round]
+    assert set(re.findall(r"\b(serve|collect|canary|monitor|forget)\b", wheel)) <= COMMANDS
     lines = picture.splitlines()
-    written = {t.name for t in lake.TABLES} - {"quarantine", "judgements", "epochs"}
+    written = {t.name for t in lake.TABLES} - {"quarantine", "judgements", "epochs", "asked"}
     places = [m for below in lines[lines.index(line) + 1 :] for m in re.finditer(r"\w+", below) if m[0] in written]
     assert [m[0] for m in sorted(places, key=lambda m: m.start())] == [stage.writes.name for stage in stages.STAGES]
 
 
 def test_the_matrix_is_the_codes() -> None:
-    found = re.search(r"<!-- matrix -->\n(.*?)\n<!-- /matrix -->", README, re.S)
-    assert found is not None
-    assert found[1] == reference.matrix().rstrip("\n"), "run `python -m taolake.reference matrix`"
+    for name, made in (("matrix", reference.matrix()), ("others", reference.others())):
+        found = re.search(rf"<!-- {name} -->\n(.*?)\n<!-- /{name} -->", README, re.S)
+        assert found is not None
+        assert found[1] == made.rstrip("\n"), f"run `python -m taolake.reference {name}`"
 
 
 def test_the_matrix_says_what_stages_declare() -> None:
@@ -75,14 +77,15 @@ def test_the_matrix_says_what_stages_declare() -> None:
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in reference.matrix().splitlines()]
     assert rows[0][1:] == [stage.name for stage in stages.STAGES]
     cells = {row[0].strip("`"): dict(zip(rows[0][1:], row[1:], strict=True)) for row in rows[2:]}
-    assert set(cells) == {table.name for table in lake.TABLES}
+    others = set(re.findall(r"^\| `(\w+)`", reference.others(), re.M))
+    assert cells.keys() | others == {table.name for table in lake.TABLES} and not cells.keys() & others
     for stage in stages.STAGES:
         reads = {name for name, row in cells.items() if "R" in row[stage.name]}
         writes = {name for name, row in cells.items() if "W" in row[stage.name]}
         also = {"ingest": {"quarantine", "asked"}, "generate": {"epochs"}, "score": {"judgements"}}.get(
             stage.name, set()
         )
-        assert reads == {table.name for table in stage.reads}
+        assert reads == {table.name for table in stage.reads} - others
         assert writes == {stage.writes.name, "rounds"} | also
 
 

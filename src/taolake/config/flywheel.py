@@ -10,7 +10,7 @@ from taolake.config.base import Name, Section, Share
 class Rule(Section):
     """An alert: fires when a metric's whole interval is beyond a limit."""
 
-    metric: str = Field(description="Metric of docs/flywheel.md; `*` stands for any characters.")
+    metric: str = Field(description="Metric of docs/production.md; `*` stands for any characters.")
     above: float | None = Field(None, description="Fires above this.")
     below: float | None = Field(None, description="Fires below this.")
     falls: float | None = Field(None, gt=0, description="Fires when it fell by more than this since the window before.")

@@ -39,7 +39,7 @@ class Source(Section):
 class Log(Section):
     """One log of production to collect from; its shape is told by its rows."""
 
-    path: str = Field(description="File, folder or Delta table; or `mlflow:<experiment>`. See docs/flywheel.md.")
+    path: str = Field(description="File, folder or Delta table; or `mlflow:<experiment>`. See docs/logs.md.")
     format: Literal["jsonl", "delta"] = Field(
         "jsonl", description="`jsonl`: JSON lines; `delta`: folder or table name."
     )
@@ -78,7 +78,7 @@ class Curate(Section):
     limit: int | None = Field(None, ge=1, description="Training prompts kept; null: all.")
     quotas: dict[str, Share] = Field({}, description="Largest share of `limit` by tag; others have none.")
     weights: dict[Literal["difficulty", "diversity", "uncertainty"], float] = Field(
-        {"diversity": 1.0}, description="What makes a prompt worth its place; see docs/flywheel.md."
+        {"diversity": 1.0}, description="What makes a prompt worth its place; see docs/logs.md."
     )
 
     @model_validator(mode="after")

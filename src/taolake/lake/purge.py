@@ -48,7 +48,7 @@ def statements(name: str) -> list[str]:
     """The same for a table of a catalog, which cleans its log itself when it is told to keep nothing.
 
     Data files go at once, log entries at the first checkpoint of another day (UTC), as Delta documents. So the log's
-    retention is left at nothing: whoever wants older versions back from then on sets it again (docs/flywheel.md).
+    retention is left at nothing: whoever wants older versions back from then on sets it again (docs/lineage.md).
     """
     kept = ("delta.deletedFileRetentionDuration", "delta.logRetentionDuration")
     none = ", ".join(f"'{key}' = 'interval 0 hours'" for key in kept)

@@ -321,7 +321,7 @@ MONITORS = Table(
     """window_start TIMESTAMP COMMENT 'begin of the window',
        window_end TIMESTAMP COMMENT 'end of the window, not in it',
        model STRING COMMENT 'inference_log.model',
-       metric STRING COMMENT 'what was measured; see docs/flywheel.md',
+       metric STRING COMMENT 'what was measured; see docs/production.md',
        value DOUBLE COMMENT 'measured; null: too few rows to say',
        low DOUBLE COMMENT 'lower end of its interval',
        high DOUBLE COMMENT 'upper end of its interval',
