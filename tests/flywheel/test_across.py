@@ -132,8 +132,10 @@ def test_without_an_anchor_a_tuned_base_is_refused(second: Round, monkeypatch: p
 
 
 def test_a_base_from_the_work_folder_was_tuned_here(second: Round) -> None:
-    model = second.project.model.model_copy(update={"path": f"{second.project.work}/round-1/merged-0123"})
-    assert across.starts_from_own(Round(second.lake, second.project.model_copy(update={"model": model}), 2))
+    for folder, own in (("round-1/merged-0123", True), ("model", False)):
+        model = second.project.model.model_copy(update={"path": f"{second.project.work}/{folder}"})
+        project = second.project.model_copy(update={"model": model})
+        assert across.starts_from_own(Round(second.lake, project, 2)) is own
 
 
 def test_answers_that_become_alike_end_the_round(second: Round) -> None:

@@ -31,10 +31,11 @@ def tuned_here(round_: Round) -> dict[int, dict[str, Any]]:
 
 
 def starts_from_own(round_: Round) -> bool:
-    """Whether the base is a model tuned here: a policy of an earlier round, or a folder that lies in the work folder."""
+    """Whether the base is a model tuned here: a policy of an earlier round, or what a round left in the work folder."""
     work, base = Path(round_.project.work).resolve(), Path(round_.project.model.path).resolve()
     made = {detail["policy"] for detail in tuned_here(round_).values()}
-    return round_.base.id in made or base.is_relative_to(work)
+    left = base.is_relative_to(work) and base.relative_to(work).as_posix().startswith("round-")
+    return left or round_.base.id in made
 
 
 def best_so_far(round_: Round) -> tuple[int, Policy] | None:
