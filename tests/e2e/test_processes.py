@@ -63,7 +63,7 @@ def test_two_processes_give_the_curve_of_one_and_survive_a_death(spark: SparkSes
 
 
 def _kill_one_rank(started: TrainJob) -> None:
-    """Kill -9 the second process once there is a checkpoint; the other must not train on alone."""
+    """Kill -9 the second process once there are two checkpoints, one of them whole; the other must not go on alone."""
     ended: list[TrainResult | RuntimeError] = []
 
     def run() -> None:
@@ -74,7 +74,7 @@ def _kill_one_rank(started: TrainJob) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    while not list(started.work.glob("oapl/checkpoint-*/trainer_state.json")):
+    while len(list(started.work.glob("oapl/checkpoint-*/trainer_state.json"))) < 2:
         assert thread.is_alive(), ended
         time.sleep(0.02)
     ranks = {_rank(process): process for process in psutil.Process().children(recursive=True)}

@@ -5,8 +5,10 @@ one was cut off in the middle. Not a launcher; this runs in the training process
 """
 
 import json
+import os
 import shutil
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,10 @@ def _step(path: Path) -> int:
 def _is_whole(path: Path) -> bool:
     state = path / "trainer_state.json"
     if not state.exists() or not all((path / name).exists() for name in ("optimizer.pt", "scheduler.pt")):
+        return False
+    # Each of several processes writes its own random state, and nothing waits for the last of them.
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1 and not all(zipfile.is_zipfile(path / f"rng_state_{rank}.pth") for rank in range(ranks)):
         return False
     try:
         return bool(json.loads(state.read_text(encoding="utf-8"))["global_step"] == _step(path))

@@ -150,7 +150,7 @@ class _Tail(io.TextIOBase):
 
     def __init__(self, path: Path, on_line: Callable[[str], None]) -> None:
         self._log, self._on_line = path.open("a", encoding="utf-8"), on_line
-        self.lines: deque[str] = deque(maxlen=30)
+        self.lines: deque[str] = deque(maxlen=120)  # torchrun adds a trace of its own after the one that matters
 
     def write(self, text: str) -> int:
         self._log.write(text)
