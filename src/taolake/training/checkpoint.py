@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainerCallback
 
 from taolake.training import setup
@@ -66,6 +67,9 @@ def train(trainer: Any, stage: str, job: TrainJob | None = None) -> dict[str, An
         trainer.add_callback(brake)
     trainer.add_callback(Progress(stage))
     last = last_whole(Path(trainer.args.output_dir))
+    if trainer.args.device.type == "cpu":
+        # Of several processes it is cpu:0, cpu:1, ..., which torch.load does not know when the optimiser comes back.
+        trainer.args.__dict__["_setup_devices"] = torch.device("cpu")
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     looked = {} if brake is None else {"brakes": brake.finish(trainer.model)}
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
