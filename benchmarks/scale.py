@@ -136,6 +136,8 @@ def write_prompts(round_: Any, prompts: int) -> None:
         "seen": "1L",
         "source": "concat('log:', id)",
         "request_id": "cast(id as string)",
+        "cluster": "md5(cast(id as string))",
+        "tag": "cast(null as string)",
     }
     rows = round_.lake.spark.range(prompts).selectExpr(*(f"{value} AS {name}" for name, value in columns.items()))
     round_.lake.append_once(lake.PROMPTS, rows, "all")

@@ -63,8 +63,12 @@ def test_merge_updates_by_key(here: Lake, spark: SparkSession) -> None:
     from pyspark.sql.types import StructType
 
     schema = StructType.fromDDL(columns)
-    here.merge(lake.PROMPTS, spark.createDataFrame([("p", "t", [("user", "a")], "train", 1, "f:1", "r")], schema))
-    here.merge(lake.PROMPTS, spark.createDataFrame([("p", "t", [("user", "a")], "train", 3, "f:1", "r")], schema))
+    here.merge(
+        lake.PROMPTS, spark.createDataFrame([("p", "t", [("user", "a")], "train", 1, "f:1", "r", "p", None)], schema)
+    )
+    here.merge(
+        lake.PROMPTS, spark.createDataFrame([("p", "t", [("user", "a")], "train", 3, "f:1", "r", "p", None)], schema)
+    )
     assert [(r["prompt_id"], r["seen"]) for r in here.read(lake.PROMPTS).collect()] == [("p", 3)]
 
 

@@ -49,7 +49,7 @@ def test_a_table_made_by_it_is_the_one_stages_write(spark: SparkSession, here: L
         assert detail["clusteringColumns"] == list(table.key)
         assert detail["description"] == table.comment
     rows = spark.createDataFrame(
-        [("p1", "t", [("user", "hi")], "train", 1, "s", None), ("p2", "t", [("user", "ho")], "train", 1, "s", None)],
+        [(p, "t", [("user", said)], "train", 1, "s", None, p, None) for p, said in (("p1", "hi"), ("p2", "ho"))],
         lake.PROMPTS.schema(),
     )
     here.insert_new(lake.PROMPTS, rows)
