@@ -152,7 +152,8 @@ def filled(spark: Any, name: str, rows: int) -> Any:
     turns = "array(named_struct('role', 'user', 'content', question))"
     prompts = firsts.selectExpr(
         f"{given['prompt_id']} as prompt_id", "'speed' as task", f"{turns} as messages", "'train' as split",
-        "1L as seen", "'' as source", "'' as request_id", f"{given['prompt_id']} as cluster", "cast(null as string) as tag",
+        "1L as seen", "'' as source", "'' as request_id",
+        f"{given['prompt_id']} as cluster", "cast(null as string) as tag",
     )  # fmt: skip
     round_.lake.append_once(lake.PROMPTS, prompts, "all")
     return round_

@@ -290,6 +290,7 @@ class Lake:
         """Create the table with its comments on first use; asked once a session."""
         from delta.exceptions import MetadataChangedException, ProtocolChangedException
         from delta.tables import DeltaTable
+        from pyspark.errors import AnalysisException
 
         if table.name in self._known:
             return
@@ -300,9 +301,13 @@ class Lake:
             builder = builder.location(self.name(table))
             for key, value in PROPERTIES.items():
                 builder = builder.property(key, value)
-            # Another driver may make it at the same moment, with the same columns.
+            # Another writer may make it at the same moment, with the same columns.
             with contextlib.suppress(MetadataChangedException, ProtocolChangedException):
-                builder.execute()
+                try:
+                    builder.execute()
+                except AnalysisException:  # of one that looked between the other's folder and its first commit
+                    if not self.exists(table):
+                        raise
         self._known.add(table.name)
 
     def _conform(self, table: Table, rows: "DataFrame") -> "DataFrame":
