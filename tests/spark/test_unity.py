@@ -62,6 +62,8 @@ def test_a_table_made_by_it_is_the_one_stages_write(spark: SparkSession, here: L
 
 
 def test_a_key_may_not_be_null(spark: SparkSession, here: Lake) -> None:
-    nobody = spark.createDataFrame([(None, "t", [("user", "hi")], "train", 1, "s", None)], lake.PROMPTS.schema())
+    nobody = spark.createDataFrame(
+        [(None, "t", [("user", "hi")], "train", 1, "s", None, "c", None)], lake.PROMPTS.schema()
+    )
     with pytest.raises(Exception, match="prompt_id"):
         here.append_once(lake.PROMPTS, nobody, "c2")
