@@ -14,7 +14,7 @@ setup: .venv/ready ## make .venv from the pinned lock
 
 .venv/ready: requirements/cpu.txt requirements/uv.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "taolake: got no $(PYTHON), wanted Python 3.11 or 3.12: install python3.11 and python3.11-venv" >&2; exit 1; }
-	@$(PYTHON) src/taolake/preflight.py
+	@$(PYTHON) -I src/taolake/preflight.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-deps --require-hashes -r requirements/uv.txt
 	$(INSTALL) --require-hashes -r requirements/cpu.txt
