@@ -242,7 +242,7 @@ def test_task_values_that_are_asked_for_are_set() -> None:
     """`notebook.finish` gives the stage's detail, and each yes or no in it, such as the gate's."""
     asked = re.findall(r"\{\{tasks\.(\w+)\.values\.(\w+)\}\}", "".join(path.read_text() for path in files()))
     assert asked == [("trigger", "due"), ("trigger", "next_round"), ("gate", "promoted")]
-    notebook_of_it = (NOTEBOOKS / "24_trigger.py").read_text(encoding="utf-8")
+    notebook_of_it = (NOTEBOOKS / "25_trigger.py").read_text(encoding="utf-8")
     assert 'taskValues.set(key="next_round"' in notebook_of_it
 
 

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from pyspark.sql import SparkSession
 
 from taolake import ids, lake, stages
 from taolake.lake import Lake
-from taolake.stages.collect import collect
+from taolake.stages.collect import _endpoint, collect
 from taolake.stages.round import Round
 from tests.flywheel.rows import SHAPES, ai_gateway, reaction
 from tests.projects import fake_project, open_round
@@ -97,3 +98,15 @@ def test_what_we_served_ourselves_is_collected_and_learned_from_if_nobody_object
     assert outcome.detail["kept"] == 2
     prompts = round_.lake.read(lake.PROMPTS).collect()
     assert {(r["request_id"], r["source"]) for r in prompts} == {(n, f"inference_log#{n}") for n in "ad"}
+
+
+def test_the_endpoint_s_own_table_is_read_once_it_is_there(tmp_path: Path) -> None:
+    project = fake_project(tmp_path, serve={"endpoint": "shop-chat"})
+    there: set[str] = set()
+    spark = SimpleNamespace(catalog=SimpleNamespace(tableExists=there.__contains__))
+    at: Any = SimpleNamespace(project=project, lake=SimpleNamespace(in_catalog=True, location="main.shop", spark=spark))
+    assert _endpoint(at) == []
+    there.add("main.shop.shop_chat_payload")
+    assert [log.path for log in _endpoint(at)] == ["main.shop.shop_chat_payload"]
+    at.lake.in_catalog = False
+    assert _endpoint(at) == []

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from taolake.cli.common import DEMO, ConfigArgument, Opened, brief, load, report_folder
+from taolake.cli.common import DEMO, ConfigArgument, Opened, brief, load, report_folder, say
 
 
 def monitor(
@@ -49,7 +49,9 @@ def flywheel(
     config: ConfigArgument = Path(DEMO),
     plan: Annotated[bool, typer.Option("--plan", help="Say whether a round is due, and run none.")] = False,
 ) -> None:
-    """Run the next round if enough new, different prompts are in; an unfinished one goes on. For a daily schedule.
+    """Collect, and run the next round if enough new, different prompts are in; an unfinished one goes on.
+
+    For a daily schedule.
 
     \b
     taolake flywheel conf/mine.yml --plan
@@ -58,9 +60,12 @@ def flywheel(
     from taolake.cli.rounds import run_round
     from taolake.report import history
     from taolake.stages import trigger
+    from taolake.stages.collect import collect
 
     project = load(config)
     with Opened(project, 1) as opened:
+        if not plan:
+            say("collect", collect(opened).detail, True)
         found = trigger.trigger(opened).detail
     typer.echo(f"{'due' if found['due'] else 'not due'}: {found['says']}")
     if plan or not found["due"]:

@@ -48,7 +48,9 @@ class Log(Section):
 class Collect(Section):
     """How logs of production become `inference_log` and `feedback`."""
 
-    sources: tuple[Log, ...] = Field((), description="Logs beside what `taolake serve` wrote into the lake itself.")
+    sources: tuple[Log, ...] = Field(
+        (), description="Logs beside what `taolake serve` and the endpoint log by themselves."
+    )
     names: str | None = Field(
         None, description="Installed spaCy model that finds persons' names; null: patterns alone."
     )

@@ -6,7 +6,7 @@ does not repeat (500, conflicts, time-outs) is left to `release`, which looks ag
 
 from typing import TYPE_CHECKING, Any
 
-from taolake.serving.steps import FAILED, Do, Refused, Seen, Step, Want, served_name
+from taolake.serving.steps import FAILED, Do, Refused, Seen, Step, Want, log_prefix, served_name
 
 if TYPE_CHECKING:
     from databricks.sdk import WorkspaceClient
@@ -193,7 +193,7 @@ def _gateway(want: Want) -> "AiGatewayConfig":
     from databricks.sdk.service import serving as s
 
     catalog, _, schema = want.lake.partition(".")
-    prefix, limit = want.serve.endpoint.replace("-", "_"), want.serve.requests_per_minute
+    prefix, limit = log_prefix(want.serve.endpoint), want.serve.requests_per_minute
     minute, user = s.AiGatewayRateLimitRenewalPeriod.MINUTE, s.AiGatewayRateLimitKey.USER
     return s.AiGatewayConfig(
         inference_table_config=s.AiGatewayInferenceTableConfig(

@@ -181,6 +181,11 @@ def judge(version: int, word: str, why: str) -> Step:
     return Step(Do.JUDGE, f"version {version} {word}: {why}", version=version, word=word)
 
 
+def log_prefix(endpoint: str) -> str:
+    """How the table of an endpoint's requests begins; Databricks adds `_payload`."""
+    return endpoint.replace("-", "_")
+
+
 def served_name(model: str, version: int) -> str:
     """What an endpoint, and so the log, calls a version."""
     return f"{model.rpartition('.')[2]}-{version}"

@@ -20,6 +20,7 @@ from taolake.curation import logs
 from taolake.curation.calls import Call, Found, Reaction
 from taolake.curation.redact import Redactor, redactor, require
 from taolake.lake import Table
+from taolake.serving.steps import log_prefix
 from taolake.stages.fanout import Row, map_rows
 from taolake.stages.round import Outcome, Round
 
@@ -39,7 +40,7 @@ _WORDS = "struct({0}at IS NULL, -unix_micros({0}at), {0}value, {0}text)"
 
 
 def collect(round_: Round, stream: bool = True) -> Outcome:
-    """Read the lake's own `payloads` and `reactions` and every log of the project file.
+    """Read `payloads` and `reactions`, what the project's endpoint logged, and every log of the project file.
 
     Args:
         round_: says the project; the round's number does not matter.
@@ -59,7 +60,7 @@ def collect(round_: Round, stream: bool = True) -> Outcome:
             continue
         rows = _as_lines(table.name, round_.lake.stream(table) if stream else round_.lake.read(table))
         counts += _taken(round_, table.name, rows)
-    for log in round_.project.collect.sources:
+    for log in (*_endpoint(round_), *round_.project.collect.sources):
         streamed = stream and not log.path.startswith(_MLFLOW)
         counts += _taken(round_, log.path, _lines(round_, log, streamed))
     detail = {name: counts[name] for name in ("lines", "in", "kept", "folded", "quarantined", "feedback")}
@@ -195,6 +196,15 @@ def redacted(found: Found, clean: Redactor) -> Found:
         case Reaction():
             return replace(found, text=clean.redact([found.text])[0])
     return clean.redact([found])[0] or ""
+
+
+def _endpoint(round_: Round) -> list[Log]:
+    """The table that the project's endpoint on Databricks writes, once it is there."""
+    serve, place = round_.project.serve, round_.lake
+    if not (place.in_catalog and serve.endpoint and serve.inference_table):
+        return []
+    name = f"{place.location}.{log_prefix(serve.endpoint)}_payload"
+    return [Log(path=name, format="delta")] if place.spark.catalog.tableExists(name) else []
 
 
 def _lines(round_: Round, log: Log, stream: bool) -> "DataFrame":
