@@ -3,8 +3,8 @@
 # MAGIC ## Collect
 # MAGIC
 # MAGIC Logs of production, whatever their shape, become `inference_log` and `feedback`, with personal data replaced. It
-# MAGIC reads what came since last time: the endpoint's own table, what `taolake serve` wrote, and the logs of the project
-# MAGIC file.
+# MAGIC reads what came since last time: the endpoint's own table, what `taolake serve` wrote, and the logs that the
+# MAGIC project file names.
 
 # COMMAND ----------
 
