@@ -28,7 +28,8 @@ def select(round_: Round) -> Outcome:
         round_.lake.append_once(lake.SELECTIONS, rows, ids.content_hash(round_.number, selection))
         made = written(round_, selection)
         kinds = {r["kind"]: r["count"] for r in made.groupBy("kind").count().collect()}
-        detail = {"selection": selection, "content": content_of(round_, made), "rows": kinds, "best_of": measured}
+        detail: dict[str, Any] = {"selection": selection}
+        detail |= {"content": content_of(round_, made), "rows": kinds, "best_of": measured}
         detail |= {**_facts(grouped), **past, "diversity": across.diverse(round_, made)}
     finally:
         grouped.unpersist()
