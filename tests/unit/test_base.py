@@ -84,3 +84,20 @@ def test_a_tuned_version_is_one_folder_and_lineage_knows_it(monkeypatch: pytest.
     folder = base.begin(project, 2).model.path
     assert sorted(file.name for file in Path(folder).iterdir()) == ["tokenizer.json", "weights.json"]
     assert client.get_model_version("fake", "1").tags["taolake.whole"] == policy(folder).id
+
+
+def test_the_untuned_model_does_not_replace_a_champion(tmp_path: Path) -> None:
+    import mlflow
+
+    from taolake.stages import registry
+
+    project = fake_project(tmp_path)
+    registry.connect(project)
+    client = mlflow.MlflowClient()
+    client.create_registered_model("fake")
+    client.create_model_version("fake", str(tmp_path))
+    client.set_registered_model_alias("fake", "champion", "1")
+    with pytest.raises(ValueError, match="version 1 of fake is champion already"):
+        base.adopt(project)
+    client.set_model_version_tag("fake", "1", "taolake.adopted", "true")
+    assert base.adopt(project) == 1

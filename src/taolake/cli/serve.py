@@ -51,8 +51,8 @@ def deploy(
     from taolake.stages import base, deploy
 
     project = load(config)
-    version = base.adopt(project) if first else version
     try:
+        version = base.adopt(project) if first else version
         place = deploy.place(project, project.lake, databricks.client, version)
     except ValueError as error:
         raise fail(str(error)) from None

@@ -5,6 +5,7 @@ begun before goes on from where it began. Also here: the model of the project fi
 that the first tuned one has something to be held against in production.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -66,7 +67,11 @@ def _fetch(project: Project, alias: str, work: Path) -> dict[str, str]:
 
 
 def adopt(project: Project) -> int:
-    """Register the model of the project file as it is and make it champion, where no version is it yet; its number."""
+    """Register the model of the project file as it is and make it champion, unless that was done before; its number.
+
+    Raises:
+        ValueError: another version is champion already.
+    """
     import mlflow
 
     registry.connect(project)
@@ -74,6 +79,9 @@ def adopt(project: Project) -> int:
     for version in client.search_model_versions(f"name = '{name}'"):
         if _ADOPTED in version.tags:
             return int(version.version)
+    with contextlib.suppress(mlflow.MlflowException):  # nothing has that alias
+        known = client.get_model_version_by_alias(name, "champion").version
+        raise ValueError(f"version {known} of {name} is champion already; --first is for a model without any")
     with registry.quiet(), mlflow.start_run(run_name=f"{project.name}-base"):
         number = register.log_model(project, Path(project.model.path))
     made = policy(project.model.path).id
