@@ -110,7 +110,9 @@ def test_winners_of_earlier_rounds_are_seen_again(second: Round) -> None:
 
 def test_self_made_answers_are_cut_back_to_their_cap(second: Round, monkeypatch: pytest.MonkeyPatch) -> None:
     """The base is what round 1 made: ten anchors allow thirty self-made answers at a cap of three quarters."""
+    assert not across.starts_from_own(second)
     monkeypatch.setattr(across, "tuned_here", lambda round_: {1: {"policy": second.base.id}})
+    assert across.starts_from_own(second)
     rows, facts = across.balance(second, "new", mine(second, 50), 0)
     assert facts == {"replayed": 10, "self_made": 30, "cut": 20}
     kinds = [(r["kind"], (r["candidate_id"] or "-")[0]) for r in rows.collect()]
@@ -127,6 +129,13 @@ def test_without_an_anchor_a_tuned_base_is_refused(second: Round, monkeypatch: p
         across.balance(second, "new", mine(second, 5), 0)
     _, facts = across.balance(second, "new", mine(second, 5), 1)
     assert facts == {"replayed": 0, "self_made": 3, "cut": 2}, "a label is an anchor"
+
+
+def test_a_base_from_the_work_folder_was_tuned_here(second: Round) -> None:
+    for folder, own in (("round-1/merged-0123", True), ("model", False)):
+        model = second.project.model.model_copy(update={"path": f"{second.project.work}/{folder}"})
+        project = second.project.model_copy(update={"model": model})
+        assert across.starts_from_own(Round(second.lake, project, 2)) is own
 
 
 def test_answers_that_become_alike_end_the_round(second: Round) -> None:

@@ -6,6 +6,7 @@ answers are then *self-made*. Winners that another model gave, and labels, are t
 """
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taolake import ids, lake
@@ -27,6 +28,14 @@ def tuned_here(round_: Round) -> dict[int, dict[str, Any]]:
     mine = (f.col("stage") == "train") & (f.col("state") == "done") & (f.col("round") < round_.number)
     rows = round_.lake.read(lake.ROUNDS).where(mine).select("round", "detail").collect()
     return {row["round"]: json.loads(row["detail"]) for row in rows}
+
+
+def starts_from_own(round_: Round) -> bool:
+    """Whether the base is a model tuned here: a policy of an earlier round, or what a round left in the work folder."""
+    work, base = Path(round_.project.work).resolve(), Path(round_.project.model.path).resolve()
+    made = {detail["policy"] for detail in tuned_here(round_).values()}
+    left = base.is_relative_to(work) and base.relative_to(work).as_posix().startswith("round-")
+    return left or round_.base.id in made
 
 
 def best_so_far(round_: Round) -> tuple[int, Policy] | None:
@@ -69,7 +78,7 @@ def balance(round_: Round, selection: str, rows: "DataFrame", told: int) -> "tup
     spec = round_.project.flywheel
     if round_.number == 1 or round_.project.train.algorithm not in _IMITATING:
         return rows, {}
-    self_made = round_.base.id in {made["policy"] for made in tuned_here(round_).values()}
+    self_made = starts_from_own(round_)
     anchors = _winners(round_, selection, self_made)
     if not self_made and anchors.isEmpty():  # the same base as ever: its earlier winners are in play by themselves
         return rows, {"replayed": 0, "self_made": 0}
