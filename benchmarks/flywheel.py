@@ -56,7 +56,7 @@ def turned(seed: int, quick: bool) -> dict[str, Any]:
     finally:
         spark.stop()
     (folder / "turns.json").write_text(json.dumps([dataclasses.asdict(turn) for turn in turns] + [planted]))
-    outcomes = [each for turn in turns for each in (turn.collected, turn.ingested) if each]
+    outcomes = [each for turn in turns for each in (*turn.collected, turn.ingested)]
     return {
         "turns": [
             {
