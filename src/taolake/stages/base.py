@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from taolake.config import Project
-from taolake.stages import register, registry, served
+from taolake.stages import registry
 from taolake.stages.round import policy
 
 _ADOPTED = "taolake.adopted"
@@ -53,6 +53,8 @@ def _fetch(project: Project, alias: str, work: Path) -> dict[str, str]:
     """Weights and tokenizer of a version in one folder; an adopted one is the project's own model."""
     import mlflow
 
+    from taolake.stages import served  # knows the gateway's server, which a cluster need not have
+
     weights, tokenizer, entity = served.registered(project, alias, work)
     client, (name, version) = mlflow.MlflowClient(), entity.rsplit("/", 1)
     if _ADOPTED in client.get_model_version(name, version).tags:
@@ -73,6 +75,8 @@ def adopt(project: Project) -> int:
         ValueError: another version is champion already.
     """
     import mlflow
+
+    from taolake.stages import register
 
     registry.connect(project)
     client, name = mlflow.MlflowClient(), project.register_.name
