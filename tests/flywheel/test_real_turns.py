@@ -17,8 +17,8 @@ from tests.flywheel.wheel import Turn, Wheel, World, account, write
 
 pytestmark = pytest.mark.slow  # two real rounds and eight starts of vLLM: a quarter of an hour on two cores
 
-COLOURS = ("red", "blue", "green", "black", "white", "amber", "coral", "ivory", "olive", "pearl")
-THINGS = ("apple", "bottle", "chair", "door", "engine", "flower", "guitar", "hammer", "island", "jacket", "kettle")
+COLOURS = ("red", "blue", "green", "black", "white", "amber", "coral", "ivory")
+THINGS = ("apple", "bottle", "chair", "door", "engine", "flower", "guitar", "hammer")
 WORDS = {"tag": ("please", "plain"), "mark": ("kindly", "merely")}
 RIGHT_SHARE = 0.3  # of the corpus: the likeliest answer is the wrong one, the right one is in reach
 REQUESTS = 500
@@ -37,7 +37,7 @@ def answer(question: str, right: bool = True) -> str:
 def reviewed(question: str) -> bool:
     """Shown to reviewers, and asked by nobody else."""
     every = [*questions("tag"), *questions("mark")]
-    return every.index(question) % 6 == 0
+    return every.index(question) % 5 == 0
 
 
 def prefer(project: Any, question: str, answers: list[str]) -> list[tuple[int, int]]:
@@ -50,7 +50,7 @@ def world(folder: Path) -> World:
     every = [*questions("tag"), *questions("mark")]
     rng = random.Random(3)
     pairs: list[tuple[Any, str]] = []
-    for _ in range(30):
+    for _ in range(60):
         for question in rng.sample(every, len(every)):
             said = answer(question, rng.random() < RIGHT_SHARE)
             pairs.append(([{"role": "user", "content": question}], said))
