@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from taolake.config import Project, load
 from taolake.lake import Lake
+from taolake.stages import base
 from taolake.stages.round import Outcome, Round
 
 if TYPE_CHECKING:
@@ -84,9 +85,10 @@ def open_round(
     found = next((path for path in (Path(config), Path("..", config)) if path.exists()), None)
     if found is None:
         raise FileNotFoundError(f"no project file {config} in {Path.cwd()} or above; set the widget `config` to one")
-    project = _changed(load(found), changes or {})
+    count = (int(number) - 1) % _MAX_ROUND + 1
+    project = base.begin(_changed(load(found), changes or {}), count)
     where = f"{catalog}.{schema}" if catalog else project.lake
-    return Round(Lake(spark, where), project, (int(number) - 1) % _MAX_ROUND + 1)
+    return Round(Lake(spark, where), project, count)
 
 
 def finish(dbutils: Any, stage: str, outcome: Outcome) -> None:

@@ -135,7 +135,7 @@ def test_a_registered_version_is_found_by_its_alias(tmp_path: Path) -> None:
         served.plan(project)
     registry.connect(project)
     with registry.quiet(), mlflow.start_run():
-        version = register._log_model(project, tmp_path / "model")
+        version = register.log_model(project, tmp_path / "model")
     mlflow.MlflowClient().set_registered_model_alias("fake", "champion", version)
     plan = served.plan(project)
     assert [(v.name, v.entity, v.url) for v in plan.versions] == [("champion", "fake/1", "champion")]

@@ -46,11 +46,13 @@ class Opened:
     def __enter__(self) -> "Round":
         from taolake.lake import Lake
         from taolake.session import local_session
+        from taolake.stages import base
         from taolake.stages.round import Round
 
         master = os.environ.get(MASTER) or "local[2]"
         self._spark = local_session(master, log=Path(self._project.work) / "spark.log")
-        return Round(Lake(self._spark, self._project.lake), self._project, self._number)
+        project = base.project_of(self._project, self._number)
+        return Round(Lake(self._spark, project.lake), project, self._number)
 
     def __exit__(self, *error: object) -> None:
         self._spark.stop()

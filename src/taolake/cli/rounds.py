@@ -59,6 +59,7 @@ def stage(
     taolake stage generate conf/mine.yml
     """
     from taolake import stages
+    from taolake.stages import base
 
     try:
         wanted = stages.named(name)
@@ -66,6 +67,7 @@ def stage(
         raise fail(str(error)) from None
     project = load(config)
     stages.prepare(project)
+    base.begin(project, round_)
     with Opened(project, round_) as opened:
         outcome, ran = stages.run(opened, wanted.name)
         say(wanted.name, outcome.detail, ran)
@@ -115,10 +117,9 @@ def status(
         if not states:
             typer.echo(f"Nothing is being generated below {project.work}.")
         return
-    prints = stages.fingerprints(project)
     table = Table("stage", "state", "seconds", "detail", title=f"{project.name}, round {round_}")
     with Opened(project, round_) as opened:
-        records = opened.records()
+        records, prints = opened.records(), stages.fingerprints(opened.project)
     for each in stages.STAGES:
         record = records.get(each.name)
         if record is None:
@@ -133,8 +134,10 @@ def run_round(project: "Project", number: int, config: Path) -> None:
     """Run what is left of a round, and write its card."""
     from taolake import stages
     from taolake.report import card
+    from taolake.stages import base
 
     stages.prepare(project)
+    base.begin(project, number)
     ran_any, detail = False, {}
     with Opened(project, number) as opened:
         for each, outcome, ran in stages.run_all(opened):

@@ -34,6 +34,9 @@ def deploy(
     plan: Annotated[bool, typer.Option("--plan", help="Print what would change, and change nothing.")] = False,
     rollback: Annotated[bool, typer.Option("--rollback", help="Back to the version before.")] = False,
     version: Annotated[int, typer.Option(min=0, help="Version to serve; 0: the champion.")] = 0,
+    first: Annotated[
+        bool, typer.Option("--first", help="Register the untuned base model and serve it: what version 1 is.")
+    ] = False,
 ) -> None:
     """Put the champion behind the serving endpoint: canary, promotion, or back. Without a catalog: on this machine.
 
@@ -45,10 +48,11 @@ def deploy(
     from taolake import databricks
     from taolake.serving import release
     from taolake.serving.steps import PASSED, PROBED
-    from taolake.stages import deploy
+    from taolake.stages import base, deploy
 
     project = load(config)
     try:
+        version = base.adopt(project) if first else version
         place = deploy.place(project, project.lake, databricks.client, version)
     except ValueError as error:
         raise fail(str(error)) from None

@@ -70,6 +70,11 @@ class Canary(Section):
 class Flywheel(Section):
     """When the next round starts, and what keeps rounds from feeding on themselves."""
 
+    base: Name | None = Field(
+        None,
+        description="Alias, such as `live`, of the registered version that rounds after the first start from; None: "
+        "every round starts from `model.path`.",
+    )
     min_new: int = Field(1000, ge=1, description="Prompts of no earlier round that start one.")
     min_different: Share = Field(0.3, description="Share of them that no earlier prompt resembles.")
     max_self_made: Share = Field(

@@ -33,7 +33,7 @@ def register(round_: Round) -> Outcome:
             mlflow.log_input(registry.dataset(round_.lake, table), context=context)
         if tuned.adapter:
             mlflow.log_artifacts(tuned.adapter, "adapter")
-        version = _log_model(project, folder)
+        version = log_model(project, folder)
         question, answer = _ask_back(round_, f"models:/{project.register_.name}/{version}")
     client = mlflow.MlflowClient()
     whole = policy(str(folder)).id  # what a later round that starts from this model calls its base
@@ -58,7 +58,8 @@ def _merged(round_: Round, tuned: Policy) -> Path:
     return folder if folder.exists() else merge(round_.base_folder, tuned.adapter, folder)
 
 
-def _log_model(project: Project, folder: Path) -> str:
+def log_model(project: Project, folder: Path) -> str:
+    """Log a whole model and register it; the number of the version, as MLflow has it."""
     import mlflow
 
     if project.serve.kind == "custom":

@@ -3,15 +3,13 @@
 Not one of the stages of a round. Versions of one model share a server, each adapter under its own name.
 """
 
-import json
 from pathlib import Path
 
 from taolake.config import Project, Version
 from taolake.gateway.server import Model, Plan, Routes
 from taolake.gateway.split import Upstream
+from taolake.serving.local import CANARY, routes_of
 from taolake.stages import registry
-
-ROUTES = "taolake_routes"  # tag of the registered model: percent of the requests by version, as JSON
 
 
 def plan(project: Project) -> Plan:
@@ -33,6 +31,8 @@ def plan(project: Project) -> Plan:
         if "://" in version.model:
             asked, entity = version.upstream_model or version.name, version.entity or version.name
             versions.append(Upstream(version.name, version.model, asked, entity, version.share))
+            continue
+        if version.name == CANARY and not version.model and not _waits(project):
             continue
         weights, tokenizer, found = _weights(project, version, work)
         known = models.get((weights, tokenizer))
@@ -56,10 +56,19 @@ def routes(project: Project) -> Routes | None:
     client, name = mlflow.MlflowClient(), project.register_.name
 
     def read() -> dict[str, float]:
-        said = client.get_registered_model(name).tags.get(ROUTES, "{}")
-        return {f"{name}/{version}": float(share) for version, share in json.loads(said).items()}
+        tags = client.get_registered_model(name).tags
+        return {f"{name}/{version}": float(share) for version, share in routes_of(tags).items()}
 
     return read
+
+
+def _waits(project: Project) -> bool:
+    """Whether a version waits for its signals: between two releases nothing has the alias `canary`."""
+    import mlflow
+
+    registry.connect(project)
+    found = mlflow.MlflowClient().search_registered_models(f"name = '{project.register_.name}'")
+    return any(CANARY in model.aliases for model in found)
 
 
 def _arguments(project: Project) -> tuple[str, ...]:
@@ -77,11 +86,11 @@ def _weights(project: Project, version: Version, work: Path) -> tuple[str, str, 
     """Folder of the weights, folder of the tokenizer, and what the log calls the version."""
     if version.model:
         return version.model, version.model, version.name
-    return _registered(project, version.name, work)
+    return registered(project, version.name, work)
 
 
-def _registered(project: Project, alias: str, work: Path) -> tuple[str, str, str]:
-    """The version that has an alias, in a folder of this machine.
+def registered(project: Project, alias: str, work: Path) -> tuple[str, str, str]:
+    """The version that has an alias, in a folder of this machine: its weights, its tokenizer, and `name/number`.
 
     Raises:
         ValueError: there is none, or what it holds is no model.
