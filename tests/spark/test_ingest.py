@@ -92,6 +92,7 @@ def test_a_second_run_writes_nothing(spark: SparkSession, tmp_path: Path) -> Non
 
 def test_a_log_of_nothing_but_errors_says_so(spark: SparkSession, tmp_path: Path) -> None:
     path = write_log(tmp_path / "log.jsonl", [], b"{bad", b"[]")
+    spark.catalog.clearCache()
     with pytest.raises(ValueError, match="no usable prompt among 2 lines"):
         ingested(spark, tmp_path, format="jsonl", path=str(path))
     assert spark._jsparkSession.sharedState().cacheManager().isEmpty(), "a stage that fails keeps nothing in memory"

@@ -326,7 +326,7 @@ def test_drivers_that_both_commit_make_no_duplicates(
         made = plan(*words)
         if threading.get_ident() not in planners:  # a plan is made anew where the other's journal was taken over
             planners.add(threading.get_ident())
-            together.wait(60)
+            together.wait(200)
         return made
 
     monkeypatch.setattr(ledger, "plan", planned)
@@ -334,7 +334,7 @@ def test_drivers_that_both_commit_make_no_duplicates(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(250)
     assert len(rows) == 2, "a driver ended with an error"
     assert max(rows) > 40, "they did not want the same cells"
     assert len(keys(strict[0])) == 80

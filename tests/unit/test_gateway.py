@@ -177,10 +177,9 @@ SLOW: list[tuple[str, bytes, bytes]] = [
 def test_who_sends_slowly_or_nonsense_is_cut_off(strict: Running, sent: bytes, status: bytes) -> None:
     with socket.create_connection(("127.0.0.1", strict.port), timeout=10) as line:
         line.sendall(sent)
-        said = line.recv(4096)
+        said = b"".join(iter(lambda: line.recv(4096), b""))  # to the end: it is cut off
         assert said.split(b" ")[1] == status
         assert json.loads(said.partition(b"\r\n\r\n")[2])["error"]["message"]
-        assert line.recv(1) == b""
 
 
 def test_a_key_has_a_rate(tmp_path: Path) -> None:

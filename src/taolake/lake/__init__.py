@@ -306,9 +306,17 @@ class Lake:
                 try:
                     builder.execute()
                 except AnalysisException:  # of one that looked between the other's folder and its first commit
-                    if not self.exists(table):
+                    if not self._made_by_another(table):
                         raise
         self._known.add(table.name)
+
+    def _made_by_another(self, table: Table) -> bool:
+        """Wait for the first commit of a table that another writer is making."""
+        for _ in range(_RACES):
+            if self.exists(table):
+                return True
+            time.sleep(0.1)
+        return False
 
     def _conform(self, table: Table, rows: "DataFrame") -> "DataFrame":
         """Bring columns into the table's order and types; a missing or extra column is an error of the stage."""
