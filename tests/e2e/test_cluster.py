@@ -81,6 +81,7 @@ def drive(config: Path, before: list[str], **environment: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow  # two minutes; executors are killed, and their table compared, in tests/faults
 def test_a_standalone_cluster_writes_the_same_table(
     spark: SparkSession, tmp_path: Path, expected: list[tuple[str, ...]]
 ) -> None:
@@ -97,7 +98,7 @@ def test_a_standalone_cluster_writes_the_same_table(
     assert left == []
 
 
-@pytest.mark.slow  # executors of `local-cluster` are killed, and their table compared, in tests/faults
+@pytest.mark.slow  # as above
 def test_local_cluster_writes_the_same_table(
     spark: SparkSession, tmp_path: Path, expected: list[tuple[str, ...]]
 ) -> None:

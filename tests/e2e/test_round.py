@@ -113,6 +113,7 @@ def test_nobody_s_label_is_in_the_training_rows(finished: Round) -> None:
     assert {splits[r["prompt_id"]] for r in rows} == {"train"}
 
 
+@pytest.mark.slow  # its trainer is tested in test_algorithms and test_brakes
 def test_grpo_trains_online_from_the_same_tables(spark: SparkSession, finished: Round) -> None:
     """Another round with another algorithm: what exists is reused, and TRL's trainer moves the weights."""
     from taolake.config import Project

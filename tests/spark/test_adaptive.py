@@ -62,6 +62,7 @@ def test_a_small_budget_is_kept(spark: SparkSession, tmp_path: Path) -> None:
     assert 0 < said["spent"] <= 60 and said["settled"]["unasked"] > 0
 
 
+@pytest.mark.slow  # another whole run in waves
 def test_a_stopped_run_asks_what_the_uninterrupted_one_does(
     spark: SparkSession, whole: Round, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
