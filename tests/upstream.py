@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import sys
+import threading
 import time
 from typing import Any
 
@@ -22,6 +23,8 @@ class Upstream:
     def __init__(self, pace_s: float = 0.0, words: int = 5) -> None:
         self.pace_s, self.words = pace_s, words
         self.asked: list[dict[str, Any]] = []
+        self.may_go_on = threading.Event()  # cleared: a stream stops behind its second word
+        self.may_go_on.set()
 
     async def start(self, port: int = 0) -> asyncio.Server:
         return await asyncio.start_server(self._serve, "127.0.0.1", port, backlog=2048)
@@ -60,6 +63,8 @@ class Upstream:
         for number, word in enumerate(words):
             if writer.is_closing():  # whoever asked has gone
                 return False
+            while number > 1 and not self.may_go_on.is_set():
+                await asyncio.sleep(0.01)
             if number:
                 await asyncio.sleep(max(0.0, began + number * self.pace_s - time.monotonic()))
             piece = word if number == 0 else f" {word}"

@@ -20,7 +20,7 @@ __all__ = ["port", "tab"]  # fixtures
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[Running]:
-    with gateway(tmp_path, pace_s=0.05) as found:
+    with gateway(tmp_path) as found:
         yield found
 
 
@@ -64,8 +64,10 @@ def test_a_person_asks_both_and_says_what_is_better(tab: Tab, running: Running) 
     assert tab.do("[...document.querySelectorAll('select')].map(s => s.value)") == ["champion", "challenger"]
     tab.write("#key", KEY)
     tab.write("#question", "<b>hi</b>")
+    running.upstream.may_go_on.clear()
     tab.do("document.getElementById('send').click()")
-    until(tab, "/ word0$/.test(document.querySelector('.answer').textContent)")  # it streams
+    until(tab, "/ word0$/.test(document.querySelector('.answer').textContent)")  # before the rest is there
+    running.upstream.may_go_on.set()
     until(tab, "document.querySelectorAll('.said').length === 2")
     whole = "word0 word1 word2 word3 word4"
     assert sorted(texts(tab, ".answer")) == [f"challenger {whole}", f"champion {whole}"]

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from taolake.config import Project, Train
+from taolake.imports import without
 from taolake.training.job import TrainJob
-from taolake.training.launch import without
 from taolake.training.render import answer_ids
 
 # Read when torch is first imported; spinning threads make small steps ten times slower on a machine that is shared.

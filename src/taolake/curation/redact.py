@@ -8,10 +8,11 @@ What no recogniser knows stays: this lowers the risk, it does not end it.
 
 import importlib.util
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
+
+from taolake.imports import without
 
 _SURE = 0.4  # Presidio's own score of a phone number that could be dialled
 _PERSON = "PERSON"
@@ -32,15 +33,8 @@ _MAY_HOLD = {
 _MOMENT = re.compile(r"\d{4}-\d{2}-\d{2}|\d{1,2}:\d{2}")
 _CALLED = re.compile(r"\b(?:order|invoice|ticket|sku|version|build)[.:#\s]*$", re.IGNORECASE)
 _PHONE_DIGITS = 7
-_REGIONS = (
-    "US",
-    "GB",
-    "DE",
-    "FR",
-    "IL",
-    "IN",
-    "BR",
-)  # Presidio's own without CA, whose numbers are shaped like US ones
+# Presidio's own without CA, whose numbers are shaped like US ones.
+_REGIONS = ("US", "GB", "DE", "FR", "IL", "IN", "BR")
 
 
 class Span(NamedTuple):
@@ -142,13 +136,8 @@ def _load() -> None:
     It imports spaCy, and that whatever tensor library it finds: 38 s and 890 MiB with torch, 5 s and 110 MiB without
     (2 cores), in every worker. Nothing that is used here needs one. Where torch is loaded already it is used.
     """
-    hidden = [name for name in _WEIGHTY if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: an import of it fails
-    try:
+    with without(*_WEIGHTY):
         import presidio_analyzer.predefined_recognizers  # noqa: F401
-    finally:
-        for name in hidden:
-            del sys.modules[name]
 
 
 def _email() -> Any:

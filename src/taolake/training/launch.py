@@ -22,6 +22,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
+from taolake.imports import without
 from taolake.training import setup
 from taolake.training.job import RESULT, TRIPS, TrainJob, TrainResult, read_trips, write_atomic
 from taolake.trust.brakes import BrakeError, Tripped
@@ -236,22 +237,6 @@ def _run(job: TrainJob) -> TrainResult:
     """Hand the job to its algorithm: the module of the same name."""
     result: TrainResult = importlib.import_module(f"taolake.training.{job.algorithm}").run(job)
     return result
-
-
-@contextmanager
-def without(*packages: str) -> Iterator[None]:
-    """Let imports inside believe that packages are not installed.
-
-    None in `sys.modules` is Python's documented way to say so. Afterwards they can be imported again, as a project's
-    own scorer may want to.
-    """
-    hidden = [name for name in packages if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for name in hidden:
-            sys.modules.pop(name, None)
 
 
 def _die_with_parent() -> None:
