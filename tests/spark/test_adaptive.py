@@ -54,6 +54,7 @@ def test_waves_end_under_the_budget_and_every_prompt_was_asked(whole: Round) -> 
     assert not ran and answers(round_) == given and again.rows == 0
 
 
+@pytest.mark.slow  # that no budget is passed is a property test of test_budget
 def test_a_small_budget_is_kept(spark: SparkSession, tmp_path: Path) -> None:
     round_ = open_round(spark, project(tmp_path, tokens=60))
     for name in ("ingest", "generate"):

@@ -131,6 +131,7 @@ def test_choices_of_others_go_their_own_way(scored: Round, tmp_path: Path) -> No
     assert done.rows == 1 and done.detail["kept"] == 1 and "chosen_at" not in done.detail
 
 
+@pytest.mark.slow
 def test_review_prompts_are_asked_first_and_held_out_ones_never(spark: SparkSession, tmp_path: Path) -> None:
     write_log(tmp_path / "log.jsonl", QUESTIONS[:4])
     write_log(tmp_path / "review.jsonl", QUESTIONS[4:7])

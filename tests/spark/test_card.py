@@ -290,6 +290,7 @@ def test_books(whole: dict[str, Any]) -> None:
     assert any("simulated reviewer (shop.people:ask)" in sentence for sentence in whole["not_shown"])
 
 
+@pytest.mark.slow  # of the real round test_round asks the same
 def test_same_tables_give_the_same_bytes(made: Made, project: Project, tmp_path: Path) -> None:
     page = report.write(made(1), tmp_path / "one")
     shuffled = Round(filled(Lake(made(1).lake.spark, str(tmp_path / "lake")), backwards=True), project, 1)

@@ -240,6 +240,7 @@ def test_a_token_budget_holds_where_the_server_does_not_count(
     assert 0 < len(server.seen) < 12
 
 
+@pytest.mark.slow  # the cache of paid calls is what the tests above ask for too
 def test_a_run_that_is_stopped_half_way_goes_on_where_it_was(
     spark: SparkSession, tmp_path: Path, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -264,6 +265,7 @@ def test_a_run_that_is_stopped_half_way_goes_on_where_it_was(
     assert spark._jsparkSession.sharedState().cacheManager().isEmpty()
 
 
+@pytest.mark.slow
 def test_two_judges_score_a_group_by_lists_and_a_longer_group_is_another(
     spark: SparkSession, tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
@@ -323,6 +325,7 @@ def test_pairs_are_asked_in_both_orders_and_flips_are_counted(
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_mlflow_judge_is_asked_once_per_content_and_its_errors_are_rows(
     spark: SparkSession, tmp_path: Path, serve: Callable[..., Server]
 ) -> None:

@@ -92,6 +92,7 @@ def test_growing_asks_for_exactly_the_new_cells(spark: SparkSession, tmp_path: P
     assert keys(grown) == Counter(dict.fromkeys(wanted, 1))
 
 
+@pytest.mark.slow  # growing and restarting fill holes at the end
 def test_a_hole_in_the_middle_is_filled(spark: SparkSession, tmp_path: Path) -> None:
     round_ = started(spark, tmp_path)
     fill(round_, plain=6)

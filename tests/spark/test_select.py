@@ -72,6 +72,7 @@ def test_rows_of_each_algorithm_are_in_the_table(
         assert {row["text"] for row in rows if row["kind"] == "chosen"} == {"select 2"}
 
 
+@pytest.mark.slow
 def test_a_reward_that_never_rises_ends_the_round_with_what_was_measured(spark: SparkSession, folder: Path) -> None:
     made = project(folder, {"one": 1.0}, select={"measured_by": "judge"})
     with pytest.raises(TrustError, match="it never rises above one answer; mend the reward"):

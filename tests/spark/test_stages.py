@@ -112,6 +112,7 @@ def test_a_stage_before_its_turn_says_what_to_run(spark: SparkSession, tmp_path:
         stages.run(round_, "generate")
 
 
+@pytest.mark.slow  # through all stages what test_ledger asks of one
 def test_more_samples_compute_only_what_is_new(spark: SparkSession, tmp_path: Path) -> None:
     """N from 6 to 8, and other engines on other numbers of tasks: old rows stay, seeds belong to rows."""
     write_log(tmp_path / "log.jsonl", QUESTIONS)

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import yaml
 from pyspark.sql import SparkSession
 
@@ -23,6 +24,7 @@ def taolake(*words: str) -> list[str]:
     return [sys.executable, "-m", "taolake", *words]
 
 
+@pytest.mark.slow  # four processes of its own; what --live prints is in test_live
 def test_status_shows_a_run_of_another_process(spark: SparkSession, tmp_path: Path) -> None:
     write_log(tmp_path / "log.jsonl", [f"question {i}" for i in range(60)])
     slow = {"kind": "fake", "answers": ["select 1"], "width": 4, "delay_s": 0.2, "poison": "question 1"}

@@ -155,7 +155,7 @@ def test_prompts_a_reward_model_trained_on_are_left_out(made: Made) -> None:
     assert {p.chosen_text for p in every} <= WORTH.keys() and {p.chosen_policy for p in every} == {round_.base.id}
 
 
-@pytest.mark.parametrize("kind", ["platt", "isotonic"])
+@pytest.mark.parametrize("kind", ["platt", pytest.param("isotonic", marks=pytest.mark.slow)])
 def test_calibrated_rewards_are_chances(made: Made, kind: str) -> None:
     round_ = made(reward=GOOD | {"calibrate": kind, "min_choices": 10, "require": ["query"]})
     rows = reward.current(round_, round_.base).join(round_.lake.read(lake.CANDIDATES), "candidate_id")
@@ -167,12 +167,14 @@ def test_calibrated_rewards_are_chances(made: Made, kind: str) -> None:
     assert trust.trust(round_).detail["reward"]["used"] == "after"
 
 
+@pytest.mark.slow
 def test_too_few_choices_leave_the_weighted_mean(made: Made) -> None:
     round_ = made(reward=GOOD | {"calibrate": "platt", "min_choices": 200})
     assert reward.version(round_) == reward.plain_version(round_)
     assert reward.reward(round_).detail["calibration"] == "identity"
 
 
+@pytest.mark.slow
 def test_the_version_follows_the_choices_and_a_second_run_writes_nothing(made: Made) -> None:
     round_ = made(reward=GOOD | {"calibrate": "platt", "min_choices": 10})
     before, rows = reward.version(round_), round_.lake.read(lake.REWARDS).count()

@@ -16,6 +16,7 @@ from taolake.lake.tables import PROPERTIES, Table, maps
 if TYPE_CHECKING:
     import pyarrow as pa
     from deltalake import DeltaTable
+    from deltalake import Schema as DeltaSchema
 
 _VERSION = 1  # of a chunk's transaction: a chunk is committed once
 _RACES = 20  # writers that may be quicker than this one, one after the other, before it gives up
@@ -85,23 +86,35 @@ def version(location: str, table: Table) -> int:
     return int(_open(location, table).version())
 
 
-def _open(location: str, table: Table) -> "DeltaTable":
-    """The table, made with its comments where it is not there yet."""
+def make(location: str, table: Table, schema: "pa.Schema | DeltaSchema | None" = None) -> str:
+    """Make the table with its comments where it is not there yet; two that do so at once make one. Returns its folder.
+
+    Args:
+        location: folder of the lake.
+        table: what to make.
+        schema: where somebody has it; `_schema` knows the types alone that are written here.
+    """
     from deltalake import DeltaTable
 
     if "/" not in location and location.count(".") == 1:
         raise ValueError(f"got lake {location!r}, wanted a folder: without Spark only a local lake can be written")
-    folder = Path(location).resolve() / table.name
-    if not DeltaTable.is_deltatable(str(folder)):
+    folder = str(Path(location).resolve() / table.name)
+    if not DeltaTable.is_deltatable(folder):
         DeltaTable.create(
-            str(folder),
-            schema=_schema(table),
+            folder,
+            schema=_schema(table) if schema is None else schema,
             mode="ignore",
             name=table.name,
             description=table.comment,
             configuration=dict(PROPERTIES),
         )
-    return DeltaTable(str(folder))
+    return folder
+
+
+def _open(location: str, table: Table) -> "DeltaTable":
+    from deltalake import DeltaTable
+
+    return DeltaTable(make(location, table))
 
 
 def _arrow(table: Table, rows: Sequence[Mapping[str, Any]]) -> "pa.Table":

@@ -25,7 +25,7 @@ import asyncio, sys, time
 from pathlib import Path
 from taolake.gateway.spool import Spool
 sys.path.insert(0, sys.argv[2])
-from tests.unit.test_spool import line
+from tests.serving.test_spool import line
 
 async def main():
     spool = Spool(Path(sys.argv[1]), 0.2)
