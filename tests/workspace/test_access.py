@@ -12,7 +12,7 @@ from taolake.config import Unity
 from taolake.serving import release
 from tests.bundle.resolve import bundle, resources_in_files
 from tests.workspace.fake import NEEDS, Workspace, serving
-from tests.workspace.test_release import MODEL, connect, patience, want
+from tests.workspace.story import MODEL, connect, patience, want
 
 RUNNERS = {(right.right, right.on) for right in RIGHTS if right.who == RUNNER}
 ASKED = sorted({need for _, _, needs in NEEDS for need in needs})
