@@ -1,4 +1,4 @@
-"""A release whose process is killed, by SIGKILL, when the workspace has received a change: started again, it ends alike.
+"""A release killed by SIGKILL when the workspace has received a change: started again, it ends alike.
 
 The workspace lives here and survives. The processes are forked from one that has the SDK in memory already.
 """

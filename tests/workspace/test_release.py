@@ -5,7 +5,6 @@ The killed runs are compared with one that nothing disturbs: whenever it was, th
 
 import base64
 import datetime as dt
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +19,7 @@ from taolake.serving.release import Waiting
 from taolake.serving.steps import Do
 from tests.workspace.fake import Fault, Workspace, serving
 from tests.workspace.story import ACTS, MODEL, SERVE, SIGNALS, connect, patience, prepared, state, story, want
+
 
 class Killed(BaseException):
     """The process is gone; nothing catches it."""
