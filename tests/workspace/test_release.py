@@ -276,7 +276,7 @@ def test_killed_at_every_change_and_started_again(
             assert state(here) == wanted, f"killed {when} change {kill}"
 
 
-FAULTS = {
+FAULTS: dict[str, dict[str, Any]] = {
     "busy": {"status": 429, "times": 3},
     "broken": {"status": 500, "times": 2},
     "broken after": {"status": 500, "applied": True},
@@ -295,7 +295,7 @@ def test_what_goes_wrong_on_the_way_is_tried_again(fault: str, undisturbed: dict
     for method, pattern in CALLS:
         for act in ("deploy", "replace"):
             here = prepared(act)
-            here.faults = [Fault(method, pattern, **FAULTS[fault])]  # type: ignore[arg-type]
+            here.faults = [Fault(method, pattern, **FAULTS[fault])]
             with serving(here) as url:
                 story(connect(url, 0.15 if fault == "slow" else 5), act)
             hit += here.faults[0].times < FAULTS[fault].get("times", 1)
