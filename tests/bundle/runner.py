@@ -85,6 +85,8 @@ class Run:
 
     def _ready(self, task: Mapping[str, Any]) -> str | None:
         """Why a task does not run, or None."""
+        if task.get("run_if", "ALL_SUCCESS") == "ALL_DONE":
+            return None
         for above in task.get("depends_on", []):
             if self.states[above["task_key"]] != SUCCESS:
                 excluded = self.states[above["task_key"]] == EXCLUDED

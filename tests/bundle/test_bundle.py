@@ -192,6 +192,22 @@ def test_the_graph_of_a_round_is_the_order_of_its_stages() -> None:
     assert above("tao_round", "deploy") == ["register"]
 
 
+def test_a_canary_is_decided_even_where_a_log_cannot_be_read() -> None:
+    assert {name: task.get("run_if", "ALL_SUCCESS") for name, task in tasks("tao_monitor").items()} == {
+        "collect": "ALL_SUCCESS", "monitor": "ALL_SUCCESS", "canary": "ALL_DONE",
+    }  # fmt: skip
+
+
+def test_a_gpu_of_the_training_node_is_a_process() -> None:
+    """The four of the default node on every cloud, by default; a batch of the project file is shared among them."""
+    values = {each["name"]: each["default"] for each in job("tao_round")["parameters"]}
+    found = load(ROOT / values["config"])
+    assert notebook._changed(found, {"processes": str(values["processes"])}).train.processes == 4
+    assert {key for key in JOBS if "train_gpus" in (ROOT / "resources" / f"{key}.job.yml").read_text()} == {
+        key for key in JOBS if key != "tao_smoke"
+    }
+
+
 def test_models_run_where_there_is_a_gpu() -> None:
     found = tasks("tao_round")
     gpu = {name for name, task in found.items() if task.get("job_cluster_key", "cpu") != "cpu"}

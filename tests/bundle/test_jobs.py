@@ -50,8 +50,8 @@ class World:
         (folder / "smoke.yml").write_text(yaml.safe_dump(project))
         self.params = {
             "config": str(folder / "smoke.yml"), "catalog": "", "schema": "", "work": str(folder / "work"),
-            "prompts": str(folder / "log.jsonl"), "model": str(folder / "model"), "devices": "1", "name": "tuned",
-            "experiment": "rounds", "endpoint": "",
+            "prompts": str(folder / "log.jsonl"), "model": str(folder / "model"), "devices": "1",
+            "processes": "1", "name": "tuned", "experiment": "rounds", "endpoint": "",
         }  # fmt: skip
 
     @property

@@ -31,7 +31,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     params = {
         "config": str(config), "catalog": "", "schema": "", "work": str(folder / "work"),
         "prompts": str(folder / "log.jsonl"), "model": str(folder / "model"), "devices": "1",
-        "name": MODEL, "experiment": "rounds", "endpoint": "chat",
+        "processes": "1", "name": MODEL, "experiment": "rounds", "endpoint": "chat",
     }  # fmt: skip
     workspace = Workspace()
     workspace.add_version(MODEL)

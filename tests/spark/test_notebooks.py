@@ -186,14 +186,14 @@ def test_widgets_replace_fields_of_the_project_file(spark: SparkSession) -> None
     conf = str(NOTEBOOKS.parent / "conf/lakehouse.yml")
     changes = {
         "work": "/Volumes/main/t/files", "prompts": "main.t.asked", "model": "org/base", "devices": "8",
-        "name": "main.t.tuned", "experiment": "/rounds", "endpoint": "chat",
+        "processes": "4", "name": "main.t.tuned", "experiment": "/rounds", "endpoint": "chat",
     }  # fmt: skip
     dbutils = FakeDbutils({"config": conf, "round": "3", "catalog": "main", "schema": "t", **changes})
     round_ = notebook.begin(spark, dbutils)
     project = round_.project
     assert (round_.number, round_.lake.location, project.work) == (3, "main.t", "/Volumes/main/t/files")
     assert (project.ingest.sources[0].path, project.model.path) == ("main.t.asked", "org/base")
-    assert (project.engine.devices, project.register_.name) == (8, "main.t.tuned")
+    assert (project.engine.devices, project.train.processes, project.register_.name) == (8, 4, "main.t.tuned")
     assert (project.register_.experiment, project.serve.endpoint) == ("/rounds", "chat")
     plain = notebook.begin(spark, FakeDbutils({"config": conf}))
     assert plain.project.config_hash != project.config_hash
