@@ -1,6 +1,6 @@
 """The bundle without a workspace: types, names, references, the jobs' graphs, and that notebooks and stages agree."""
 
-import importlib
+import importlib.util
 import itertools
 import json
 import re
@@ -25,6 +25,7 @@ CLASSES = {
     "dashboards": "Dashboard",
     "alerts": "Alert",
 }
+ON_AI_RUNTIME = ROOT / "variants" / "train_on_ai_runtime.yml"
 CLOUDS = sorted((ROOT / "clouds").glob("*.json"))
 JOBS = sorted(key for _, kind, key, _ in resources_in_files() if kind == "jobs")
 COMPUTE = {"job_cluster_key", "environment_key", "existing_cluster_id", "new_cluster"}
@@ -208,6 +209,34 @@ def test_a_gpu_of_the_training_node_is_a_process() -> None:
     }
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_variant_trains_on_ai_runtime(target: str) -> None:
+    """Handed over by a cluster, trained without one, recorded by a cluster; nothing else of the job changes."""
+    plain, other = (bundle(target, variant=each)["resources"]["jobs"]["tao_round"] for each in (None, ON_AI_RUNTIME))
+    made = typed("jobs", other)
+    assert [environment.environment_key for environment in made.environments] == ["ai_runtime"]
+    before, after = ({task["task_key"]: task for task in each["tasks"]} for each in (plain, other))
+    assert {name for name in after if before.get(name) != after[name]} == {"hand_over", "train_on_ai_runtime", "train"}
+    assert [name for name in after if name in before] == list(before)
+    chain = ["select", "hand_over", "train_on_ai_runtime", "train", "evaluate"]
+    assert all(
+        earlier in [each["task_key"] for each in after[later]["depends_on"]]
+        for earlier, later in itertools.pairwise(chain)
+    )
+    assert {name: after[name].get("job_cluster_key") for name in chain[1:4]} == {
+        "hand_over": "cpu", "train_on_ai_runtime": None, "train": "cpu",
+    }  # fmt: skip
+    parameters = {each["name"]: each["default"] for each in other["parameters"]}
+    (deployment,) = after["train_on_ai_runtime"]["ai_runtime_task"]["deployments"]
+    assert deployment["compute"]["accelerator_count"] == parameters["processes"] == 8
+    variables = other["environment_variables"][0]["spec"]["variables"]
+    assert variables["TAOLAKE_WORK"] == parameters["work"]
+    script = (ROOT / "resources" / deployment["command_path"]).read_text(encoding="utf-8")
+    assert set(re.findall(r"\$(TAOLAKE_\w+)", script)) == set(variables)
+    assert importlib.util.find_spec(re.findall(r"python -m (taolake\S+)", script)[0])
+    assert "${" not in json.dumps(other)
+
+
 def test_models_run_where_there_is_a_gpu() -> None:
     found = tasks("tao_round")
     gpu = {name for name, task in found.items() if task.get("job_cluster_key", "cpu") != "cpu"}
@@ -220,7 +249,7 @@ def test_models_run_where_there_is_a_gpu() -> None:
 def test_every_notebook_is_used_once_and_is_one() -> None:
     used = [
         (Path(body["_file"]).parent / task["notebook_task"]["notebook_path"]).resolve()
-        for body in bundle("dev")["resources"]["jobs"].values()
+        for body in bundle("dev", variant=ON_AI_RUNTIME)["resources"]["jobs"].values()
         for task in body["tasks"]
         if "notebook_task" in task
     ]

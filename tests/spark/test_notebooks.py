@@ -19,7 +19,8 @@ from tests.notebook import NOTEBOOKS, FakeDbutils, run_notebook
 from tests.projects import fake_project, write_log
 
 NAMES = ["00_tour"] + [f"{number:02d}_{stage.name}" for number, stage in enumerate(stages.STAGES, start=1)]
-OTHERS = ["12_deploy", "20_ask", "21_answers", "22_collect", "23_monitor", "24_canary", "25_trigger", "30_smoke"]
+OTHERS = ["12_deploy", "13_hand_over", "20_ask", "21_answers", "22_collect", "23_monitor", "24_canary", "25_trigger"]
+OTHERS += ["30_smoke"]
 FILES = sorted(NOTEBOOKS.glob("*"))
 QUESTIONS = [f"How many of kind {i}?" for i in range(12)]
 
