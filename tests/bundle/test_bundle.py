@@ -177,6 +177,17 @@ def test_a_job_is_queued_limited_in_time_and_started_in_one_way(key: str) -> Non
         assert "pause_status" not in found.get(way, {})
 
 
+@pytest.mark.parametrize("key", ["tao_monitor", "tao_flywheel"])
+def test_a_watching_job_starts_by_the_clock_or_when_a_table_grew(key: str, tmp_path: Path) -> None:
+    assert set(job(key)["trigger"]) == {"periodic"}
+    update = {"table_names": ["main.taolake.inference_log"], "min_time_between_triggers_seconds": 3600}
+    chosen = tmp_path / "variable-overrides.json"
+    chosen.write_text(json.dumps({f"{key.removeprefix('tao_')}_trigger": {"table_update": update}}))
+    made = typed("jobs", bundle("prod", chosen)["resources"]["jobs"][key])
+    assert made.trigger.table_update.table_names == update["table_names"]
+    assert made.trigger.periodic is None and made.schedule is None
+
+
 def test_the_graph_of_a_round_is_the_order_of_its_stages() -> None:
     found = tasks("tao_round")
     names = [stage.name for stage in stages.STAGES]
