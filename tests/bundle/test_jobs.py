@@ -44,7 +44,7 @@ class World:
             "serve": {"canary": 50, "promote": "signals"},
             "canary": {"margin": 0.3, "signals": ["answered", "polite"]},
             "collect": {"sources": [{"format": "jsonl", "path": str(self.log)}]},
-            "flywheel": {"min_new": 20, "min_different": 0.5, "max_loss": 1.0},
+            "flywheel": {"min_new": 20, "min_different": 0.5, "max_loss": 1.0, "min_diversity": 0.0},
         }
         project["ingest"]["sources"].append({"format": "inference_log", "path": "inference_log"})
         (folder / "smoke.yml").write_text(yaml.safe_dump(project))

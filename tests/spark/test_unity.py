@@ -72,7 +72,7 @@ def test_a_key_may_not_be_null(spark: SparkSession, here: Lake) -> None:
 
 def test_the_alerts_of_the_bundle_ask_what_tables_have(spark: SparkSession, here: Lake) -> None:
     """Empty tables raise nothing: the number that is watched is 0, or there is no row."""
-    for table in (lake.ROUNDS, lake.MONITORS, lake.RELEASES):
+    for table in (lake.ROUNDS, lake.MONITORS, lake.RELEASES):  # the last by a column whose name is a word of SQL
         here.execute([table.create(here.name(table), keyed=False)])
     found = bundle("prod")["resources"]["alerts"]
     assert len(found) == 4
