@@ -1,5 +1,8 @@
-"""Questions for tests of the page and the sheet, hostile ones among them."""
+"""Questions for tests of the page and the sheet, hostile ones among them; and what the page gives back."""
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 HOSTILE = (
@@ -23,3 +26,18 @@ def items() -> list[dict[str, Any]]:
         item("p1", *HOSTILE, before=(("system", HOSTILE[0]), ("user", "earlier"), ("assistant", "said"))),
         item("p2", "yes", "no"),
     ]
+
+
+def page_items(file: Path) -> list[dict[str, Any]]:
+    """The questions of a page."""
+    found = re.search(r'<script type="application/json" id="ask">(.*?)</script>', file.read_text(encoding="utf-8"))
+    assert found
+    return list(json.loads(found[1])["items"])
+
+
+def answer(item: dict[str, Any], place: int | None, annotator: str) -> dict[str, Any]:
+    """What the page writes of a question when somebody takes the answer at a place, or none."""
+    names = [a["candidate_id"] for a in item["answers"]]
+    chosen = None if place is None else names[place]
+    said = {"chosen": chosen, "verdict": "none" if chosen is None else "best", "annotator": annotator, "seconds": 2.5}
+    return {"kind": "best_of", **item, **said, "order": names}

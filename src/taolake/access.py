@@ -32,6 +32,7 @@ RIGHTS = (
     Right(RUNNER, "EXECUTE", "model", "load a version back, and serve it"),
     Right(RUNNER, "owner", "model", "new versions, and the aliases that deploy moves; who makes a model owns it"),
     Right(RUNNER, "SELECT", "prompts table", "ingest reads it"),
+    Right(RUNNER, "SELECT", "system.serving", "collect: the endpoint's log names versions by ids alone"),
     Right(RUNNER, "CAN_MANAGE", "endpoint", "who makes it has it"),
     Right(RUNNER, "CAN_USE", "warehouse", "dashboard and alerts"),
     Right(RUNNER, "cluster creation", "workspace", "job clusters; or a policy that allows the node types"),

@@ -27,6 +27,7 @@ WIDGETS = {
     "prompts": ("", "Table or file of prompts (empty: as in the file)"),
     "model": ("", "Base model (empty: as in the file)"),
     "devices": ("", "Engines at once (empty: as in the file)"),
+    "processes": ("", "Processes that train, one a GPU (empty: as in the file)"),
     "name": ("", "Registered model (empty: as in the file)"),
     "experiment": ("", "MLflow experiment (empty: as in the file)"),
     "endpoint": ("", "Serving endpoint (empty: as in the file)"),
@@ -37,10 +38,12 @@ _FIELDS: dict[str, tuple[str | int, ...]] = {
     "prompts": ("ingest", "sources", 0, "path"),
     "model": ("model", "path"),
     "devices": ("engine", "devices"),
+    "processes": ("train", "processes"),
     "name": ("register", "name"),
     "experiment": ("register", "experiment"),
     "endpoint": ("serve", "endpoint"),
 }
+_COUNTS = ("devices", "processes")
 
 
 def begin(spark: "SparkSession", dbutils: Any) -> Round:
@@ -114,5 +117,5 @@ def _changed(project: Project, changes: dict[str, str]) -> Project:
         section = raw
         for part in path:
             section = section[part]
-        section[last] = int(value) if name == "devices" else value
+        section[last] = int(value) if name in _COUNTS else value
     return Project.model_validate(raw)

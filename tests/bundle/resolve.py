@@ -54,15 +54,23 @@ def resources_in_files() -> list[tuple[Path, str, str, dict[str, Any]]]:
     ]
 
 
-def bundle(target: str, variables: Path | None = None) -> dict[str, Any]:
-    """The whole bundle for a target; `variables` is a file of `clouds/`, read as variable-overrides.json would be."""
-    return copy.deepcopy(_resolved(target, variables))
+def bundle(target: str, variables: Path | None = None, variant: Path | None = None) -> dict[str, Any]:
+    """The whole bundle for a target.
+
+    Args:
+        target: of databricks.yml.
+        variables: a file of `clouds/`, read as variable-overrides.json would be.
+        variant: a file of `variants/`, read as if it lay in `resources/`.
+    """
+    return copy.deepcopy(_resolved(target, variables, variant))
 
 
 @cache
-def _resolved(target: str, variables: Path | None) -> dict[str, Any]:
+def _resolved(target: str, variables: Path | None, variant: Path | None) -> dict[str, Any]:
     main = read(ROOT / "databricks.yml")
     wanted = main.pop("targets")[target]
+    if variant:
+        wanted = _merge(wanted, read(variant)["targets"][target])
     for path, kind, key, body in resources_in_files():
         main.setdefault("resources", {}).setdefault(kind, {})[key] = {**copy.deepcopy(body), "_file": str(path)}
     values = {name: spec.get("default", spec.get("lookup")) for name, spec in main["variables"].items()}
@@ -95,8 +103,27 @@ def _merge(old: Any, new: Any) -> Any:
     if isinstance(old, dict) and isinstance(new, dict):
         return {key: _merge(old.get(key), new[key]) if key in new else old[key] for key in {**old, **new}}
     if isinstance(old, list) and isinstance(new, list):
+        if all(isinstance(each, dict) and "task_key" in each for each in [*old, *new]):
+            return _by_task(old, new)
         return [*old, *new]
     return new if new is not None else old
+
+
+def _by_task(old: list[Any], new: list[Any]) -> list[Any]:
+    """Tasks of a target are put into those of the same key; one that is new comes before the first that needs it."""
+    found = {task["task_key"]: task for task in old}
+    for task in new:
+        found[task["task_key"]] = _merge(found.get(task["task_key"], {}), task)
+    ordered: dict[str, Any] = {}
+
+    def put(key: str) -> None:
+        for above in found[key].get("depends_on", []):
+            put(above["task_key"])
+        ordered.setdefault(key, found[key])
+
+    for key in found:
+        put(key)
+    return list(ordered.values())
 
 
 def _rename(resources: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from pyspark.sql import SparkSession
 from taolake.session import CONF
 from tests.bundle.resolve import ROOT
 
+RUN_ID = "41"
 SUCCESS, FAILED, EXCLUDED, UPSTREAM_FAILED = "success", "failed", "excluded", "upstream_failed"
 
 
@@ -49,18 +50,23 @@ class Run:
     """One run of a job; repaired, tasks that succeeded are kept.
 
     Args:
-        job: as the bundle resolves it.
+        jobs: of the bundle as it resolves them; a job's id is its place.
+        key: of the job that is run.
         params: job parameters that differ from their defaults.
         folder: what tasks leave.
         env: of the tasks' processes.
     """
 
-    def __init__(self, job: Mapping[str, Any], params: Mapping[str, str], folder: Path, env: Mapping[str, str]) -> None:
-        self._tasks = {task["task_key"]: task for task in job["tasks"]}
-        defaults = {each["name"]: str(each["default"]) for each in job["parameters"]}
+    def __init__(
+        self, jobs: Mapping[str, Any], key: str, params: Mapping[str, str], folder: Path, env: Mapping[str, str]
+    ) -> None:
+        self._jobs, self._given = jobs, dict(params)
+        self._tasks = {task["task_key"]: task for task in jobs[key]["tasks"]}
+        defaults = {each["name"]: str(each["default"]) for each in jobs[key]["parameters"]}
         assert params.keys() <= defaults.keys()
-        self.params = {**defaults, **params}
+        self.params = {name: self._value(text) for name, text in {**defaults, **params}.items()}
         self._folder, self._env = folder, {**os.environ, **env}
+        self.children: dict[str, Run] = {}
         self.states: dict[str, str] = {}
         self.outcomes: dict[str, str] = {}
         self.values: dict[str, dict[str, Any]] = {}
@@ -79,6 +85,8 @@ class Run:
 
     def _ready(self, task: Mapping[str, Any]) -> str | None:
         """Why a task does not run, or None."""
+        if task.get("run_if", "ALL_SUCCESS") == "ALL_DONE":
+            return None
         for above in task.get("depends_on", []):
             if self.states[above["task_key"]] != SUCCESS:
                 excluded = self.states[above["task_key"]] == EXCLUDED
@@ -94,6 +102,8 @@ class Run:
             left, right = self._value(asked["left"]), self._value(asked["right"])
             self.outcomes[name] = str((left == right) == (asked["op"] == "EQUAL_TO")).lower()
             return SUCCESS
+        if "run_job_task" in task:
+            return self._run_job(name, task["run_job_task"])
         out = self._folder / f"{name}.json"
         notebook = Path(task["notebook_task"]["notebook_path"]).stem
         words = [sys.executable, "-m", "tests.bundle.task", notebook, json.dumps(self.params), str(out)]
@@ -105,6 +115,15 @@ class Run:
         self.values[name], self.exits[name] = left_behind["values"], left_behind["exited"]
         return SUCCESS
 
+    def _run_job(self, name: str, asked: Mapping[str, Any]) -> str:
+        """Another job with its own defaults; what differs here for every job differs for it too."""
+        folder = self._folder / name
+        folder.mkdir(exist_ok=True)
+        more = {key: self._value(text) for key, text in asked["job_parameters"].items()}
+        child = Run(self._jobs, list(self._jobs)[asked["job_id"]], {**self._given, **more}, folder, self._env)
+        self.children[name] = child
+        return SUCCESS if set(child.start().values()) <= {SUCCESS, EXCLUDED} else FAILED
+
     def _value(self, text: str) -> str:
         """A dynamic value reference, resolved; an unknown one is an error of the job."""
         found = re.fullmatch(r"\{\{(.+)\}\}", text)
@@ -115,4 +134,6 @@ class Run:
                 return str(self.values[task][key])
             case ["job", "parameters", name]:
                 return self.params[name]
+            case ["job", "run_id"]:
+                return RUN_ID
         raise AssertionError(f"nothing is known of {text}")

@@ -1,6 +1,6 @@
 """The bundle without a workspace: types, names, references, the jobs' graphs, and that notebooks and stages agree."""
 
-import importlib
+import importlib.util
 import itertools
 import json
 import re
@@ -25,6 +25,7 @@ CLASSES = {
     "dashboards": "Dashboard",
     "alerts": "Alert",
 }
+ON_AI_RUNTIME = ROOT / "variants" / "train_on_ai_runtime.yml"
 CLOUDS = sorted((ROOT / "clouds").glob("*.json"))
 JOBS = sorted(key for _, kind, key, _ in resources_in_files() if kind == "jobs")
 COMPUTE = {"job_cluster_key", "environment_key", "existing_cluster_id", "new_cluster"}
@@ -176,6 +177,17 @@ def test_a_job_is_queued_limited_in_time_and_started_in_one_way(key: str) -> Non
         assert "pause_status" not in found.get(way, {})
 
 
+@pytest.mark.parametrize("key", ["tao_monitor", "tao_flywheel"])
+def test_a_watching_job_starts_by_the_clock_or_when_a_table_grew(key: str, tmp_path: Path) -> None:
+    assert set(job(key)["trigger"]) == {"periodic"}
+    update = {"table_names": ["main.taolake.inference_log"], "min_time_between_triggers_seconds": 3600}
+    chosen = tmp_path / "variable-overrides.json"
+    chosen.write_text(json.dumps({f"{key.removeprefix('tao_')}_trigger": {"table_update": update}}))
+    made = typed("jobs", bundle("prod", chosen)["resources"]["jobs"][key])
+    assert made.trigger.table_update.table_names == update["table_names"]
+    assert made.trigger.periodic is None and made.schedule is None
+
+
 def test_the_graph_of_a_round_is_the_order_of_its_stages() -> None:
     found = tasks("tao_round")
     names = [stage.name for stage in stages.STAGES]
@@ -192,6 +204,50 @@ def test_the_graph_of_a_round_is_the_order_of_its_stages() -> None:
     assert above("tao_round", "deploy") == ["register"]
 
 
+def test_a_canary_is_decided_even_where_a_log_cannot_be_read() -> None:
+    assert {name: task.get("run_if", "ALL_SUCCESS") for name, task in tasks("tao_monitor").items()} == {
+        "collect": "ALL_SUCCESS", "monitor": "ALL_SUCCESS", "canary": "ALL_DONE",
+    }  # fmt: skip
+
+
+def test_a_gpu_of_the_training_node_is_a_process() -> None:
+    """The four of the default node on every cloud, by default; a batch of the project file is shared among them."""
+    values = {each["name"]: each["default"] for each in job("tao_round")["parameters"]}
+    found = load(ROOT / values["config"])
+    assert notebook._changed(found, {"processes": str(values["processes"])}).train.processes == 4
+    assert {key for key in JOBS if "train_gpus" in (ROOT / "resources" / f"{key}.job.yml").read_text()} == {
+        key for key in JOBS if key != "tao_smoke"
+    }
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_variant_trains_on_ai_runtime(target: str) -> None:
+    """Handed over by a cluster, trained without one, recorded by a cluster; nothing else of the job changes."""
+    plain, other = (bundle(target, variant=each)["resources"]["jobs"]["tao_round"] for each in (None, ON_AI_RUNTIME))
+    made = typed("jobs", other)
+    assert [environment.environment_key for environment in made.environments] == ["ai_runtime"]
+    before, after = ({task["task_key"]: task for task in each["tasks"]} for each in (plain, other))
+    assert {name for name in after if before.get(name) != after[name]} == {"hand_over", "train_on_ai_runtime", "train"}
+    assert [name for name in after if name in before] == list(before)
+    chain = ["select", "hand_over", "train_on_ai_runtime", "train", "evaluate"]
+    assert all(
+        earlier in [each["task_key"] for each in after[later]["depends_on"]]
+        for earlier, later in itertools.pairwise(chain)
+    )
+    assert {name: after[name].get("job_cluster_key") for name in chain[1:4]} == {
+        "hand_over": "cpu", "train_on_ai_runtime": None, "train": "cpu",
+    }  # fmt: skip
+    parameters = {each["name"]: each["default"] for each in other["parameters"]}
+    (deployment,) = after["train_on_ai_runtime"]["ai_runtime_task"]["deployments"]
+    assert deployment["compute"]["accelerator_count"] == parameters["processes"] == 8
+    variables = other["environment_variables"][0]["spec"]["variables"]
+    assert variables["TAOLAKE_WORK"] == parameters["work"]
+    script = (ROOT / "resources" / deployment["command_path"]).read_text(encoding="utf-8")
+    assert set(re.findall(r"\$(TAOLAKE_\w+)", script)) == set(variables)
+    assert importlib.util.find_spec(re.findall(r"python -m (taolake\S+)", script)[0])
+    assert "${" not in json.dumps(other)
+
+
 def test_models_run_where_there_is_a_gpu() -> None:
     found = tasks("tao_round")
     gpu = {name for name, task in found.items() if task.get("job_cluster_key", "cpu") != "cpu"}
@@ -204,7 +260,7 @@ def test_models_run_where_there_is_a_gpu() -> None:
 def test_every_notebook_is_used_once_and_is_one() -> None:
     used = [
         (Path(body["_file"]).parent / task["notebook_task"]["notebook_path"]).resolve()
-        for body in bundle("dev")["resources"]["jobs"].values()
+        for body in bundle("dev", variant=ON_AI_RUNTIME)["resources"]["jobs"].values()
         for task in body["tasks"]
         if "notebook_task" in task
     ]

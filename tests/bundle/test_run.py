@@ -31,14 +31,14 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     params = {
         "config": str(config), "catalog": "", "schema": "", "work": str(folder / "work"),
         "prompts": str(folder / "log.jsonl"), "model": str(folder / "model"), "devices": "1",
-        "name": MODEL, "experiment": "rounds", "endpoint": "chat",
+        "processes": "1", "name": MODEL, "experiment": "rounds", "endpoint": "chat",
     }  # fmt: skip
     workspace = Workspace()
     workspace.add_version(MODEL)
     with serving(workspace) as url, jvm() as shared:
         login = {"DATABRICKS_HOST": url, "DATABRICKS_TOKEN": "x", "HOME": str(folder)}
         path = {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])}
-        run = Run(bundle("dev")["resources"]["jobs"]["tao_round"], params, folder, {**shared, **login, **path})
+        run = Run(bundle("dev")["resources"]["jobs"], "tao_round", params, folder, {**shared, **login, **path})
         config.write_text(yaml.safe_dump(project | {"gate": {"min_gain": 0.5}}))
         first = run.start()
         refused = {"states": first, "ran": list(run.ran), "gate": json.loads(run.exits.get("gate") or "{}")}

@@ -5,11 +5,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from pyspark.sql import SparkSession
 
 from taolake import ids, lake, stages
+from taolake.curation import logs
 from taolake.lake import Lake
-from taolake.stages.collect import _endpoint, collect
+from taolake.stages.collect import _ENTITY, _endpoint, _named, collect
 from taolake.stages.round import Round
 from tests.flywheel.rows import SHAPES, ai_gateway, reaction
 from tests.projects import fake_project, open_round
@@ -110,3 +112,19 @@ def test_the_endpoint_s_own_table_is_read_once_it_is_there(tmp_path: Path) -> No
     assert [log.path for log in _endpoint(at)] == ["main.shop.shop_chat_payload"]
     at.lake.in_catalog = False
     assert _endpoint(at) == []
+
+
+def test_on_databricks_the_log_s_ids_become_the_names_that_a_canary_knows(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The platform's table has a row for every change of an entity; an id that it does not know stays."""
+    rows = [json.dumps(ai_gateway(number, served_entity_id=f"e{number}")) for number in (1, 2)]
+    payloads = spark.read.json(spark.createDataFrame([(row,) for row in rows], "value STRING"))
+    columns = f"{_ENTITY} STRING, served_entity_name STRING, n INT"
+    spark.createDataFrame([("e1", "tuned-7", 1), ("e1", "tuned-7", 2)], columns).createOrReplaceTempView("names")
+    monkeypatch.setattr("taolake.stages.collect._NAMES", "names")
+    assert _named(payloads).columns == payloads.columns
+    monkeypatch.setenv("DATABRICKS_RUNTIME_VERSION", "18.0")
+    found = {row["databricks_request_id"]: row.asDict() for row in _named(payloads).collect()}
+    calls = {key: logs.read(json.dumps(row, default=str).encode())[0] for key, row in found.items()}
+    assert {key: getattr(call, "model", call) for key, call in calls.items()} == {"gw-1": "tuned-7", "gw-2": "e2"}

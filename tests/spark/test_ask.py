@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from taolake import lake, stages
 from taolake.report.ask import export
 from taolake.stages import ask
 from taolake.stages.round import Round
+from tests.asking import answer, page_items
 from tests.projects import fake_project, open_round, write_log
 
 ANSWERS = ["select 1", "select 2", "select 3", "select 1;", "dunno", " "]
@@ -31,19 +31,6 @@ def scored(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Rou
     for name in ("ingest", "generate", "label", "score", "reward"):
         stages.run(round_, name)
     return round_
-
-
-def page_items(file: Path) -> list[dict[str, Any]]:
-    found = re.search(r'<script type="application/json" id="ask">(.*?)</script>', file.read_text(encoding="utf-8"))
-    assert found
-    return list(json.loads(found[1])["items"])
-
-
-def answer(item: dict[str, Any], place: int | None, annotator: str) -> dict[str, Any]:
-    names = [a["candidate_id"] for a in item["answers"]]
-    chosen = None if place is None else names[place]
-    said = {"chosen": chosen, "verdict": "none" if chosen is None else "best", "annotator": annotator, "seconds": 2.5}
-    return {"kind": "best_of", **item, **said, "order": names}
 
 
 def test_questions_are_open_training_prompts_with_answers_that_differ(scored: Round) -> None:

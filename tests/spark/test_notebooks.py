@@ -19,7 +19,8 @@ from tests.notebook import NOTEBOOKS, FakeDbutils, run_notebook
 from tests.projects import fake_project, write_log
 
 NAMES = ["00_tour"] + [f"{number:02d}_{stage.name}" for number, stage in enumerate(stages.STAGES, start=1)]
-OTHERS = ["12_deploy", "20_ask", "21_answers", "22_collect", "23_monitor", "24_canary", "25_trigger", "30_smoke"]
+OTHERS = ["12_deploy", "13_hand_over", "20_ask", "21_answers", "22_collect", "23_monitor", "24_canary", "25_trigger"]
+OTHERS += ["30_smoke"]
 FILES = sorted(NOTEBOOKS.glob("*"))
 QUESTIONS = [f"How many of kind {i}?" for i in range(12)]
 
@@ -186,14 +187,14 @@ def test_widgets_replace_fields_of_the_project_file(spark: SparkSession) -> None
     conf = str(NOTEBOOKS.parent / "conf/lakehouse.yml")
     changes = {
         "work": "/Volumes/main/t/files", "prompts": "main.t.asked", "model": "org/base", "devices": "8",
-        "name": "main.t.tuned", "experiment": "/rounds", "endpoint": "chat",
+        "processes": "4", "name": "main.t.tuned", "experiment": "/rounds", "endpoint": "chat",
     }  # fmt: skip
     dbutils = FakeDbutils({"config": conf, "round": "3", "catalog": "main", "schema": "t", **changes})
     round_ = notebook.begin(spark, dbutils)
     project = round_.project
     assert (round_.number, round_.lake.location, project.work) == (3, "main.t", "/Volumes/main/t/files")
     assert (project.ingest.sources[0].path, project.model.path) == ("main.t.asked", "org/base")
-    assert (project.engine.devices, project.register_.name) == (8, "main.t.tuned")
+    assert (project.engine.devices, project.train.processes, project.register_.name) == (8, 4, "main.t.tuned")
     assert (project.register_.experiment, project.serve.endpoint) == ("/rounds", "chat")
     plain = notebook.begin(spark, FakeDbutils({"config": conf}))
     assert plain.project.config_hash != project.config_hash

@@ -1,14 +1,17 @@
 """Generate to select on the fake engine: ledgers, groups, laws; everything but the model is real."""
 
+import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
 
 from taolake import ids, lake, stages
-from taolake.config import Project
+from taolake.config import Cost, Project
+from taolake.stages import cap
 from taolake.stages.round import Round
 from tests.projects import fake_project, open_round, write_log
 
@@ -149,3 +152,27 @@ def test_gold_changes_nothing_that_is_trained_on(finished: Round, tmp_path: Path
     assert rows[0].count() > 0
     hashes = [finished.lake.content_id(each, *[c for c in each.columns if c != "messages"]) for each in rows]
     assert hashes[0] == hashes[1]
+
+
+@pytest.mark.slow  # two runs of generate in small chunks, for a path that tests/unit/test_cost.py counts by hand
+def test_a_round_stops_at_its_price_and_goes_on_when_that_is_raised(
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An hour passes between two looks at the clock, and an hour costs a dollar."""
+    hours = itertools.count(0, 3600)
+    monkeypatch.setattr(cap, "time", SimpleNamespace(monotonic=lambda: next(hours)))
+    write_log(tmp_path / "log.jsonl", QUESTIONS[:12])
+    generate = {"n": 6, "review_n": 0, "chunk_rows": 8, "strategies": [{"name": "plain", "share": 1}]}
+    poor = fake_project(tmp_path, generate=generate, cost={"dollars_per_hour": 1.0, "max_dollars": 3.5})
+    stages.run(open_round(spark, poor), "ingest")
+    with pytest.raises(RuntimeError, match=r"has cost 4\.0\d of 3\.50 dollars; raise cost\.max_dollars"):
+        stages.run(open_round(spark, poor), "generate")
+    rich = open_round(spark, poor.model_copy(update={"cost": Cost(dollars_per_hour=1.0)}))
+    assert rich.records()["generate"].state == "failed"
+    early = {row["candidate_id"]: row["text"] for row in rich.lake.read(lake.CANDIDATES).collect()}
+    outcome, ran = stages.run(rich, "generate")
+    rows = rich.lake.read(lake.CANDIDATES).collect()
+    assert ran and 0 < len(early) < len(rows)
+    assert len(rows) == len({row["candidate_id"] for row in rows}) == outcome.detail["candidates"]
+    assert {row["candidate_id"]: row["text"] for row in rows if row["candidate_id"] in early} == early
+    assert rich.done("ingest").state == "done"

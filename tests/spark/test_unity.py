@@ -9,6 +9,7 @@ from pyspark.sql import SparkSession
 from taolake import lake, unity
 from taolake.config import Unity
 from taolake.lake import Lake
+from tests.bundle.resolve import bundle
 
 SCHEMA = "spark_catalog.tuning"
 
@@ -67,3 +68,14 @@ def test_a_key_may_not_be_null(spark: SparkSession, here: Lake) -> None:
     )
     with pytest.raises(Exception, match="prompt_id"):
         here.append_once(lake.PROMPTS, nobody, "c2")
+
+
+def test_the_alerts_of_the_bundle_ask_what_tables_have(spark: SparkSession, here: Lake) -> None:
+    """Empty tables raise nothing: the number that is watched is 0, or there is no row."""
+    for table in (lake.ROUNDS, lake.MONITORS, lake.RELEASES):  # the last by a column whose name is a word of SQL
+        here.execute([table.create(here.name(table), keyed=False)])
+    found = bundle("prod")["resources"]["alerts"]
+    assert len(found) == 4
+    for key, alert in found.items():
+        rows = spark.sql(alert["query_text"].replace("main.taolake.", f"{SCHEMA}.")).collect()
+        assert [row[alert["evaluation"]["source"]["name"]] for row in rows] in ([], [0]), key

@@ -20,10 +20,10 @@ def test_a_table_has_comments_a_key_and_clustering() -> None:
         "  a STRING NOT NULL COMMENT 'key',",
         "  b INT NOT NULL COMMENT 'other key',",
         "  words ARRAY<INT> COMMENT 'what was said',",
-        "  CONSTRAINT small_key PRIMARY KEY (a, b)",
+        "  CONSTRAINT small_key PRIMARY KEY (`a`, `b`)",
         ") USING DELTA",
         r"COMMENT 'It\'s small.'",
-        "CLUSTER BY (a, b)",
+        "CLUSTER BY (`a`, `b`)",
         "TBLPROPERTIES ('delta.setTransactionRetentionDuration' = 'interval 90 days')",
     ]
 

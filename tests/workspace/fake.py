@@ -49,18 +49,33 @@ class Call:
 
 @dataclass
 class Fault:
-    """What to do to the requests that match, so many times: answer `status`, be slow, or hang up."""
+    """What to do to the requests that match, so many times: answer `status`, be slow, or hang up.
+
+    Args:
+        method: of the requests, a pattern too.
+        pattern: what their path holds.
+        status: 0 hangs up.
+        times: how many are spoilt.
+        delay_s: how long the answer takes.
+        applied: whether a request is carried out before it is spoilt.
+        code: of the error.
+        skip: how many go well before.
+        then: is done when a request is to be answered.
+    """
 
     method: str
     pattern: str
     status: int = 0
     times: int = 1
     delay_s: float = 0.0
-    applied: bool = False  # the request is carried out before it is spoilt
+    applied: bool = False
     code: str = "INTERNAL_ERROR"
+    skip: int = 0
+    then: Callable[[], object] = lambda: None
 
     def hits(self, call: Call) -> bool:
-        return self.times > 0 and call.method == self.method and re.search(self.pattern, call.path) is not None
+        matches = re.fullmatch(self.method, call.method) and re.search(self.pattern, call.path)
+        return self.times > 0 and matches is not None
 
 
 @dataclass
@@ -132,6 +147,9 @@ class Workspace:
     def fault(self, call: Call) -> Fault | None:
         with self._lock:
             found = next((fault for fault in self.faults if fault.hits(call)), None)
+            if found and found.skip:
+                found.skip -= 1
+                return None
             if found:
                 found.times -= 1
             return found
@@ -527,6 +545,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault.applied:
             self.here.answer(call)
+        fault.then()
         time.sleep(fault.delay_s)
         if not fault.status:  # hang up
             self.close_connection = True

@@ -10,9 +10,10 @@ from taolake import access, lake, stages, unity
 from taolake.access import OPERATORS, READERS, RIGHTS, RUNNER
 from taolake.config import Unity
 from taolake.serving import release
+from taolake.stages import collect
 from tests.bundle.resolve import bundle, resources_in_files
 from tests.workspace.fake import NEEDS, Workspace, serving
-from tests.workspace.test_release import MODEL, connect, patience, want
+from tests.workspace.story import MODEL, connect, patience, want
 
 RUNNERS = {(right.right, right.on) for right in RIGHTS if right.who == RUNNER}
 ASKED = sorted({need for _, _, needs in NEEDS for need in needs})
@@ -57,6 +58,7 @@ def test_every_other_right_has_its_use() -> None:
         ("READ VOLUME", "volume"): "volumes" in kinds,
         ("WRITE VOLUME", "volume"): "volumes" in kinds,
         ("SELECT", "prompts table"): True,
+        ("SELECT", "system.serving"): collect._NAMES.startswith("system.serving."),
         ("CAN_USE", "warehouse"): {"dashboards", "alerts"} <= kinds,
         ("cluster creation", "workspace"): "jobs" in kinds,
     }

@@ -5,37 +5,20 @@ The killed runs are compared with one that nothing disturbs: whenever it was, th
 
 import base64
 import datetime as dt
-import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import requests
 from databricks.sdk import WorkspaceClient
-from databricks.sdk.clock import Clock
-from databricks.sdk.config import Config
 
 from taolake.config import Serve
 from taolake.serving import release, steps
+from taolake.serving.desk import Desk
 from taolake.serving.release import Waiting
-from taolake.serving.steps import Do, Want
+from taolake.serving.steps import Do
 from tests.workspace.fake import Fault, Workspace, serving
-
-MODEL = "main.tuning.tuned"
-SERVE = Serve(endpoint="chat", canary=20, probes=("Who?", "What?"), requests_per_minute=60)
-
-
-class NoTime(Clock):
-    """The SDK's waits between two tries are counted, not sat out."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def time(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
+from tests.workspace.story import ACTS, MODEL, SERVE, SIGNALS, connect, patience, prepared, state, story, want
 
 
 class Killed(BaseException):
@@ -53,32 +36,11 @@ def client(here: Workspace) -> Iterator[WorkspaceClient]:
         yield connect(url)
 
 
-def connect(url: str, patience_s: float = 5) -> WorkspaceClient:
-    return WorkspaceClient(config=Config(host=url, token="x", http_timeout_seconds=patience_s, clock=NoTime()))
-
-
-def want(version: int, serve: Serve = SERVE) -> Want:
-    return Want(MODEL, version, serve, "main.tuning")
-
-
-def patience() -> Waiting:
-    return Waiting(sleep=lambda seconds: None)
-
-
 def serve_version(here: Workspace, client: WorkspaceClient, serve: Serve = SERVE) -> int:
     """Register a version and put it behind the endpoint."""
     version = here.add_version(MODEL)
     release.deploy(client, want(version, serve), patience())
     return version
-
-
-def state(here: Workspace) -> Any:
-    """What matters at the end; ids and counters do not."""
-    shown = {
-        name: {key: endpoint[key] for key in ("config", "ai_gateway", "tags", "state", "pending_config")}
-        for name, endpoint in here.endpoints.items()
-    }
-    return json.loads(json.dumps({"endpoints": shown, "aliases": here.aliases}))
 
 
 def routes(here: Workspace) -> dict[str, int]:
@@ -241,6 +203,20 @@ def test_a_rollback_in_the_middle_of_a_canary_takes_the_canary(here: Workspace, 
     assert (routes(here), seen.judged(2)) == ({"tuned-1": 100}, steps.ROLLED_BACK)
 
 
+def test_a_canary_waits_for_its_signals_and_does_what_they_say(here: Workspace, client: WorkspaceClient) -> None:
+    for version, word, after in ((2, steps.PASSED, {"tuned-2": 100}), (3, steps.ROLLED_BACK, {"tuned-2": 100})):
+        live = version - 1
+        if live == 1:
+            serve_version(here, client)
+        here.aliases[MODEL]["champion"] = here.add_version(MODEL)
+        seen = release.deploy(client, want(version, SIGNALS), patience())
+        assert (seen.judged(version), routes(here)) == (steps.PROBED, {f"tuned-{live}": 80, f"tuned-{version}": 20})
+        assert [step.do for step in release.plan(client, want(version, SIGNALS))] == [Do.DONE]
+        release.settle(Desk(client, want(version, SIGNALS)), word, "by its signals", patience())
+        assert routes(here) == after
+    assert here.aliases[MODEL] == {"live": 2, "previous": 1, "champion": 2}
+
+
 def test_there_must_be_something_to_roll_back_to(here: Workspace, client: WorkspaceClient) -> None:
     version = serve_version(here, client)
     with pytest.raises(RuntimeError, match="nothing to roll back to: live is version 1"):
@@ -256,50 +232,26 @@ def stop_at(beginning: str) -> Callable[[str], None]:
     return say
 
 
-def story(here: Workspace, client: WorkspaceClient, act: str) -> None:
-    """One of the three things that are done to an endpoint; version 1 is live before the last two."""
-    if act == "deploy":
-        release.deploy(client, want(1), patience())
-    if act == "replace":
-        release.deploy(client, want(2), patience())
-    if act == "rollback":
-        release.rollback(client, want(2), patience())
-
-
-def prepared(act: str) -> Workspace:
-    here = Workspace(looks=2)
-    with serving(here) as url:
-        here.add_version(MODEL)
-        if act != "deploy":
-            story(here, connect(url), "deploy")
-            here.add_version(MODEL)
-            here.aliases[MODEL]["champion"] = 2
-        if act == "rollback":
-            story(here, connect(url), "replace")
-        here.calls.clear()
-    return here
-
-
 @pytest.fixture(scope="module")
 def undisturbed() -> dict[str, tuple[Any, int]]:
-    """Of every story, the workspace at its end and how many changes it took."""
+    """Of every act, the workspace at its end and how many changes it took."""
     found = {}
-    for act in ("deploy", "replace", "rollback"):
+    for act in ACTS:
         here = prepared(act)
         with serving(here) as url:
-            story(here, connect(url), act)
+            story(connect(url), act)
         assert here.unknown == []
         found[act] = (state(here), len(here.changes))
     return found
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("act", ["deploy", "replace", "rollback"])
+@pytest.mark.parametrize("act", ACTS)
 def test_killed_at_every_change_and_started_again(
     act: str, when: str, undisturbed: dict[str, tuple[Any, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted, changes = undisturbed[act]
-    assert changes >= 3
+    assert changes >= 2
     send = requests.Session.send
     for kill in range(changes):
         here, left = prepared(act), [kill]
@@ -318,13 +270,13 @@ def test_killed_at_every_change_and_started_again(
         with serving(here) as url:
             monkeypatch.setattr(requests.Session, "send", mortal)
             with pytest.raises(Killed):
-                story(here, connect(url), act)
+                story(connect(url), act)
             monkeypatch.setattr(requests.Session, "send", send)
-            story(here, connect(url), act)
+            story(connect(url), act)
             assert state(here) == wanted, f"killed {when} change {kill}"
 
 
-FAULTS = {
+FAULTS: dict[str, dict[str, Any]] = {
     "busy": {"status": 429, "times": 3},
     "broken": {"status": 500, "times": 2},
     "broken after": {"status": 500, "applied": True},
@@ -343,9 +295,9 @@ def test_what_goes_wrong_on_the_way_is_tried_again(fault: str, undisturbed: dict
     for method, pattern in CALLS:
         for act in ("deploy", "replace"):
             here = prepared(act)
-            here.faults = [Fault(method, pattern, **FAULTS[fault])]  # type: ignore[arg-type]
+            here.faults = [Fault(method, pattern, **FAULTS[fault])]
             with serving(here) as url:
-                story(here, connect(url, 0.15 if fault == "slow" else 5), act)
+                story(connect(url, 0.15 if fault == "slow" else 5), act)
             hit += here.faults[0].times < FAULTS[fault].get("times", 1)
             assert state(here) == undisturbed[act][0], f"{act}, {fault} at {method} {pattern}"
     assert hit >= 12

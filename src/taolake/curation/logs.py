@@ -89,7 +89,7 @@ def _payload(row: Mapping[str, Any], shape: str) -> list[Found]:
     request = decoded(row["request"])
     inside = request if isinstance(request, Mapping) else {}
     said = about(row, *tags, inside.get("metadata"), inside.get("extra_params"), {"user": inside.get("user")})
-    model = first(row, "served_entity_id", "destination_name", "destination_id", "served_entity_name")
+    model = first(row, "served_entity_name", "served_entity_id", "destination_name", "destination_id")
     legacy = [part for part in (first(meta, "model_name"), first(meta, "model_version")) if part is not None]
     call = Call(
         request_id=str(first(row, "databricks_request_id", "request_id")),

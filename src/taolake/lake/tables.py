@@ -4,6 +4,7 @@ Not here: reading and writing them (`taolake.lake`).
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -40,13 +41,13 @@ class Table:
             for column, kind, comment in self.fields()
         ]
         if keyed:
-            columns.append(f"CONSTRAINT {self.name}_key PRIMARY KEY ({', '.join(self.key)})")
+            columns.append(f"CONSTRAINT {self.name}_key PRIMARY KEY ({_ticked(self.key)})")
         # Chunk ids are remembered for as long as a run may rest before it is resumed, then leave the snapshot.
         properties = ", ".join(f"{quoted(key)} = {quoted(value)}" for key, value in PROPERTIES.items())
         return (
             f"CREATE TABLE IF NOT EXISTS {name} (\n  " + ",\n  ".join(columns) + "\n) USING DELTA\n"
             f"COMMENT {quoted(self.comment)}\n"
-            f"CLUSTER BY ({', '.join(self.key[:_MOST_CLUSTERED])})\n"
+            f"CLUSTER BY ({_ticked(self.key[:_MOST_CLUSTERED])})\n"
             f"TBLPROPERTIES ({properties})"
         )
 
@@ -57,6 +58,11 @@ class Table:
         schema = StructType.fromDDL(self.columns)
         assert isinstance(schema, StructType)  # what DDL of columns always is
         return schema
+
+
+def _ticked(columns: Iterable[str]) -> str:
+    """Columns between backticks: `version` is a word of the language, and clustering by it would be refused."""
+    return ", ".join(f"`{column}`" for column in columns)
 
 
 PROMPTS = Table(

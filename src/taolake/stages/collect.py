@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from taolake import ids, lake
+from taolake import databricks, ids, lake
 from taolake.config import Collect, Log, Project
 from taolake.curation import logs
 from taolake.curation.calls import Call, Found, Reaction
@@ -33,6 +33,7 @@ _BATCH = str(256 * 2**20)  # bytes read at once by a stream: what bounds its mem
 _EXCERPT = 200
 _LOOKED_AT = 2_000  # characters of a refused row that are searched before it is cut: a cut value is not recognised
 _MLFLOW = "mlflow:"
+_NAMES, _ENTITY = "system.serving.served_entities", "served_entity_id"
 # Of several rows with one id the same one stays, in whatever order they come: one with an answer, the first by name;
 # of several words of one person on one answer the last.
 _CALLS = "struct({0}answer IS NULL, {0}source)"
@@ -217,9 +218,21 @@ def _lines(round_: Round, log: Log, stream: bool) -> "DataFrame":
     opened = spark.readStream if stream else spark.read
     if log.format == "delta":
         opened = opened.format("delta").option("skipChangeCommits", "true").option("maxBytesPerTrigger", _BATCH)
-        return _as_lines(log.path, opened.load(log.path) if "/" in log.path else opened.table(log.path))
+        return _as_lines(log.path, _named(opened.load(log.path) if "/" in log.path else opened.table(log.path)))
     text = opened.option("maxBytesPerTrigger", _BATCH).text(log.path)
     return text.select(f.lit(log.path).alias("source"), f.col("value").cast("binary").alias("line"))
+
+
+def _named(rows: "DataFrame") -> "DataFrame":
+    """Rows of a payload table with the name of what answered, by which a canary knows its versions: it has an id alone.
+
+    Where the platform's table of names may not be read, the id stays.
+    """
+    place = rows.sparkSession
+    if not (databricks.here() and _ENTITY in rows.columns and place.catalog.tableExists(_NAMES)):
+        return rows
+    names = place.table(_NAMES).select(_ENTITY, "served_entity_name").dropDuplicates([_ENTITY])
+    return rows.join(names, _ENTITY, "left")
 
 
 def _as_lines(name: str, rows: "DataFrame") -> "DataFrame":

@@ -10,11 +10,49 @@ from taolake import databricks
 from taolake.stages import fingerprints, together
 from taolake.stages.reward_model import train_reward_model
 from taolake.stages.round import Outcome, Round, policy
+from taolake.training import elsewhere
 from taolake.training.job import TrainJob
 
 
 def train(round_: Round) -> Outcome:
     """Train on this round's selection; returns the tuned policy in its detail."""
+    project = round_.project
+    job, seen = _job(round_)
+    with round_.training_bar("train") as on_line:
+        result = databricks.launch(job, on_line)
+    adapter = result.folder if result.kind == "adapter" else None
+    made = policy(
+        project.model.path if adapter else result.folder, project.model.revision if adapter else None, adapter
+    )
+    detail: dict[str, Any] = {
+        "policy": made.id,
+        "model": made.model,
+        "revision": made.revision,
+        "adapter": made.adapter,
+    }
+    detail |= {"warmup": job.warmup, "metrics": result.metrics, "tasks": seen}
+    return Outcome(0, result.metrics.get("tokens", 0), detail)
+
+
+def hand_over(round_: Round) -> Outcome:
+    """Write this round's training down for a machine without Spark; `train` then finds it done.
+
+    Raises:
+        ValueError: it scores answers while it trains, which needs the round's scorers at hand.
+    """
+    project = round_.project
+    job, seen = _job(round_)
+    if job.project is not None:
+        raise ValueError(
+            f"train.algorithm {project.train.algorithm} scores answers while it trains, and train.brakes do; only "
+            "others can be trained elsewhere: leave train_on_ai_runtime out of the bundle"
+        )
+    elsewhere.hand_over(Path(project.work), job, project.model.path, project.model.revision)
+    return Outcome(0, 0, {"folder": job.out, "processes": job.processes, "tasks": seen})
+
+
+def _job(round_: Round) -> tuple[TrainJob, Any]:
+    """The job, its rows written beside it; and how often each task's rows are seen."""
     import pyarrow.parquet as pq
 
     project = round_.project
@@ -37,20 +75,7 @@ def train(round_: Round) -> Outcome:
         project=project.model_dump(mode="json", by_alias=True) if scored else None,
         reward_model=_reward_model(round_) if scored else None,
     )
-    with round_.training_bar("train") as on_line:
-        result = databricks.launch(job, on_line)
-    adapter = result.folder if result.kind == "adapter" else None
-    made = policy(
-        project.model.path if adapter else result.folder, project.model.revision if adapter else None, adapter
-    )
-    detail: dict[str, Any] = {
-        "policy": made.id,
-        "model": made.model,
-        "revision": made.revision,
-        "adapter": made.adapter,
-    }
-    detail |= {"warmup": job.warmup, "metrics": result.metrics, "tasks": seen}
-    return Outcome(0, result.metrics.get("tokens", 0), detail)
+    return job, seen
 
 
 def _warm_up(round_: Round, picked: dict[str, Any]) -> bool:

@@ -51,7 +51,7 @@ def launch(job: TrainJob, on_line: Callable[[str], None] | None = None) -> Train
     """
     out = Path(job.out)
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, job)
+    claim(out, job)
     if not (out / RESULT).exists():
         _refuse_discarded(out)
         run = _run_child if job.processes == 1 else _run_ranks
@@ -59,7 +59,7 @@ def launch(job: TrainJob, on_line: Callable[[str], None] | None = None) -> Train
     return TrainResult.read(out)
 
 
-def _claim(out: Path, job: TrainJob) -> None:
+def claim(out: Path, job: TrainJob) -> None:
     """Write the job down; a folder that holds another one would resume its checkpoints on the wrong rows."""
     path = out / _JOB
     if path.exists():
@@ -134,7 +134,7 @@ def _run_ranks(out: Path, on_line: Callable[[str], None]) -> None:
     """
     from pyspark.ml.torch.distributor import TorchDistributor
 
-    job = _stored(out / _JOB)
+    job = stored(out / _JOB)
     tail = _Tail(out / _LOG, on_line)
     # Every process sees all GPUs and takes its own; the wrapper that the distributor starts them by dies with us.
     shared = {key: value for key, value in _environment().items() if key not in ("CUDA_VISIBLE_DEVICES", _PARENT)}
@@ -178,7 +178,7 @@ def _variables(values: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _stored(path: Path) -> TrainJob:
+def stored(path: Path) -> TrainJob:
     """The job of a job file."""
     return TrainJob(**json.loads(path.read_text(encoding="utf-8"))["job"])
 
@@ -186,7 +186,7 @@ def _stored(path: Path) -> TrainJob:
 def main(argv: Sequence[str]) -> int:
     """Train the job of a job file and write its result; the only code that runs in the child."""
     _die_with_parent()
-    job = _stored(Path(argv[0]))
+    job = stored(Path(argv[0]))
     with without(*_UNUSED):
         _load(job)
     result = _attempts(job)
