@@ -40,14 +40,22 @@ class Stage:
         return function(round_)
 
 
+def _ingested(project: Project) -> list[str]:
+    """Files that `ingest` reads."""
+    found, spec = [source.path for source in project.ingest.sources], project.ingest.curate
+    if spec is not None and spec.classifier is not None and spec.classifier.labelled is not None:
+        found.append(spec.classifier.labelled)
+    return found if spec is None or spec.topics is None else [*found, spec.topics.encoder]
+
+
 STAGES: tuple[Stage, ...] = (
     Stage(
         "ingest",
         "logged prompts become rows; what is refused goes to quarantine",
-        (lake.PROMPTS, lake.REWARDS, lake.INFERENCE_LOG, lake.FEEDBACK),
+        (lake.PROMPTS, lake.ASKED, lake.REWARDS, lake.INFERENCE_LOG, lake.FEEDBACK),
         lake.PROMPTS,
         ("task", "ingest", "seed"),
-        lambda p: [s.path for s in p.ingest.sources],
+        _ingested,
     ),
     Stage(
         "generate",
