@@ -188,14 +188,22 @@ def test_no_near_duplicate_crosses_and_no_old_cluster_moves(spark: SparkSession,
     assert {after[a]["cluster"] == after[b]["cluster"] for a, b in pairs} == {True}
 
 
-def test_limit_leaves_the_rest_in_reserve(spark: SparkSession, tmp_path: Path) -> None:
-    asked = [f"{'sql' if i % 2 else 'say'} {text}" for i, text in enumerate(texts(40, 3))]
-    round_, _ = ingested(spark, tmp_path, asked, limit=10, tags={"sql": "^sql"}, quotas={"sql": 0.2})
-    rows = prompts_of(round_).values()
-    train = [r for r in rows if r["split"] == "train"]
-    assert len(train) == 10
-    assert sum(r["tag"] == "sql" for r in train) == 2
-    assert sum(r["split"] == "spare" for r in rows) > 5
+def test_a_classifier_tags_what_no_rule_fits_and_quotas_hold_for_both(spark: SparkSession, tmp_path: Path) -> None:
+    """Half of the questions of each kind hold the rule's word; the others are known by the words beside it."""
+    asked = [question(kind, i, sure=i % 2 == 0) for kind in KINDS for i in range(60)] + texts(10, 9)
+    round_, detail = ingested(
+        spark, tmp_path, asked, similarity=1.0, tags={kind: rf"\b{kind}\b" for kind in KINDS},
+        classifier={"confidence": 0.7}, limit=10, quotas={"invoice": 0.2},
+    )  # fmt: skip
+    rows = prompts_of(round_)
+    unsure = [(kind, rows[question(kind, i, False)]["tag"]) for kind in KINDS for i in range(1, 60, 2)]
+    told = [(kind, tag) for kind, tag in unsure if tag is not None]
+    assert len(told) > 0.8 * len(unsure) and all(kind == tag for kind, tag in told)
+    assert {rows[text]["tag"] for text in asked[-10:]} == {None}
+    assert detail["classifier"]["examples"] == 60 and detail["classifier"]["tagged"] == len(told)
+    train = [row["tag"] for row in rows.values() if row["split"] == "train"]
+    assert len(train) == 10 and train.count("invoice") == 2
+    assert sum(row["split"] == "spare" for row in rows.values()) > 40
 
 
 def test_a_persons_prompts_stay_together_and_the_newest_are_held_out(spark: SparkSession, tmp_path: Path) -> None:
@@ -228,16 +236,3 @@ def test_every_request_of_a_prompt_says_how_difficult_it_was(spark: SparkSession
     round_, detail = ingested(spark, tmp_path, asked, said, "train", limit=3, weights={"difficulty": 1.0})
     assert (detail["kept"], detail["folded"]) == (9, 3)
     assert {text for text, row in prompts_of(round_).items() if row["split"] == "train"} == set(hard)
-
-
-def test_a_classifier_tags_what_no_rule_fits(spark: SparkSession, tmp_path: Path) -> None:
-    """Half of the questions of each kind hold the rule's word; the others are known by the words beside it."""
-    asked = [question(kind, i, sure=i % 2 == 0) for kind in KINDS for i in range(60)] + texts(10, 9)
-    tags = {kind: rf"\b{kind}\b" for kind in KINDS}
-    round_, detail = ingested(spark, tmp_path, asked, tags=tags, similarity=1.0, classifier={"confidence": 0.7})
-    rows = prompts_of(round_)
-    unsure = [(kind, rows[question(kind, i, False)]["tag"]) for kind in KINDS for i in range(1, 60, 2)]
-    told = [(kind, tag) for kind, tag in unsure if tag is not None]
-    assert len(told) > 0.8 * len(unsure) and all(kind == tag for kind, tag in told)
-    assert {rows[text]["tag"] for text in asked[-10:]} == {None}
-    assert detail["classifier"]["examples"] == 60 and detail["classifier"]["tagged"] == len(told)

@@ -133,6 +133,7 @@ def test_a_version_is_the_spec_and_the_bytes() -> None:
         embed.version(over)
 
 
+@pytest.mark.slow  # its parts are in tests/unit/test_topics.py and tests/flywheel/test_curate.py
 def test_topics_spread_a_selection_over_what_is_asked(spark: SparkSession, tmp_path: Path) -> None:
     """Twelve questions about refunds in other words each, two about penguins: without topics those are rarely taken."""
     refunds = [f"{how} {what}?" for how in ("How do I get", "When will I see", "Who pays", "May I ask for")
