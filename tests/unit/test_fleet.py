@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from taolake.gateway import server, servers
@@ -20,7 +21,7 @@ from tests import upstream
 from tests.gateways import Running, gateway
 from tests.unit.test_gateway import HEADERS, body, lines, post
 
-PACE_S, WORDS = 0.05, 10
+PACE_S, SLOW_S, WORDS = 0.02, 0.1, 10  # between words; version 3 takes its time
 USERS = [f"user-{i}" for i in range(16)]
 
 
@@ -40,7 +41,13 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(model.name)
         if model.name == "m/9":
             return [sys.executable, "-c", "raise SystemExit('no such weights')"]
-        return [sys.executable, upstream.__file__, str(port), str(PACE_S), str(WORDS)]
+        return [
+            sys.executable,
+            upstream.__file__,
+            str(port),
+            str(SLOW_S if model.name == "m/3" else PACE_S),
+            str(WORDS),
+        ]
 
     monkeypatch.setattr(servers, "_command", command)
     return names
@@ -69,14 +76,15 @@ def asking(running: Running) -> Iterator[list[str]]:
     wrong, done, stop = list[str](), list[str](), threading.Event()
 
     def ask(user: str) -> None:
-        while not stop.is_set():
-            try:
-                reply = post(running, json=body(user=user, stream=True))
-                done.append(reply.text)
-                if reply.status_code != 200 or not reply.text.rstrip().endswith("[DONE]"):
-                    wrong.append(f"{reply.status_code} {reply.text[-200:]}")
-            except httpx.HTTPError as error:
-                wrong.append(repr(error))
+        with httpx.Client(trust_env=False, timeout=30, headers=HEADERS) as client:
+            while not stop.is_set():
+                try:
+                    reply = client.post(f"{running.url}/v1/chat/completions", json=body(user=user, stream=True))
+                    done.append(reply.text)
+                    if reply.status_code != 200 or not reply.text.rstrip().endswith("[DONE]"):
+                        wrong.append(f"{reply.status_code} {reply.text[-200:]}")
+                except httpx.HTTPError as error:
+                    wrong.append(repr(error))
 
     threads = [threading.Thread(target=ask, args=(user,), daemon=True) for user in USERS[:4]]
     for thread in threads:
@@ -155,6 +163,23 @@ def test_a_version_that_does_not_load_leaves_all_as_it_is(tmp_path: Path, starte
         told.append((plan(tmp_path, live=1, canary=9), {"m/1": 90.0, "m/9": 10.0}))
         look()
         assert started == ["m/1", "m/9", "m/9"], "another release is another try"
+
+
+def test_a_server_that_dies_is_started_again(tmp_path: Path, started: list[str]) -> None:
+    said: list[str] = []
+    with contextlib.closing(Servers(tmp_path, (), said.append)) as running_servers, gateway(tmp_path) as running:
+        one = plan(tmp_path, live=1)
+        look = Fleet(one, running_servers, said.append).follow(lambda: (one, {}), running.app)
+        look()
+        assert set(dealt(running).values()) == {"m/1"}
+        mine = psutil.Process().children(recursive=True)
+        (server_,) = (child for child in mine if upstream.__file__ in child.cmdline()[1:2])
+        server_.kill()
+        deadline = time.monotonic() + 10
+        while "m/1: its server ended by itself" not in said:
+            assert time.monotonic() < deadline
+            look()
+        assert set(dealt(running).values()) == {"m/1"} and started == ["m/1", "m/1"]
 
 
 def test_new_shares_are_taken_while_it_runs(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The versions that run follow the registry while the gateway answers: new ones are loaded, old ones leave.
 
 At every look first the shares of what runs are set, so that a rollback waits for nothing. Then servers that are missing
-are started, one after the other, while the others answer. A plan is taken whole once all of it is up, or not at all. A
-server that no version needs any more ends when its last answer has.
+or died are started, one after the other, while the others answer. A plan is taken whole once all of it is up, or not
+at all. A server that no version needs any more ends when its last answer has.
 """
 
 from collections.abc import Callable, Mapping

@@ -53,7 +53,7 @@ def serve(plan: Plan, settings: Gateway, say: Say, told: Callable[[], Told] | No
         plan: what is served at first.
         settings: section `gateway` of the project file.
         say: is told where it listens, and what changes.
-        told: what shall be served now, asked again every few seconds; None: the first plan until the end.
+        told: what shall be served now, asked again every few seconds; None: the first plan, until the end.
 
     Raises:
         RuntimeError: a model does not start, or the spool has another writer.
@@ -77,11 +77,10 @@ def serve(plan: Plan, settings: Gateway, say: Say, told: Callable[[], Told] | No
         gc.freeze()
         gc.set_threshold(50_000, 50, 50)
         app = App(settings, plan.project, fleet.versions, keys, spool)
-        if told is not None:
-            look = fleet.follow(told, app)
-            look()  # the first caller is dealt by the registry's shares
-            stack.enter_context(every(settings.routes_s, look))
-            stack.callback(servers.leave)  # or the end would wait for a model that is being loaded
+        look = fleet.follow(told or (lambda: (plan, {})), app)
+        look()  # the first caller is dealt by the registry's shares
+        stack.enter_context(every(settings.routes_s, look))
+        stack.callback(servers.leave)  # or the end would wait for a model that is being loaded
         made = http_server(app, settings)
         with asyncio.Runner(loop_factory=made.config.get_loop_factory()) as runner:
             runner.run(made.serve(sockets=[listening]))

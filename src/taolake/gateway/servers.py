@@ -74,11 +74,15 @@ class Servers:
         self._leaving = threading.Event()
 
     def url(self, model: Model) -> str:
-        """Base URL of a model's server, which is started where there is none.
+        """Base URL of a model's server, which is started where there is none, or where it ended by itself.
 
         Raises:
             RuntimeError: it does not start, or all are about to end.
         """
+        known = self._running.get(model)
+        if known is not None and known.process.poll() is not None:
+            _end(self._running.pop(model).process)
+            self._say(f"{model.name}: its server ended by itself")
         if model not in self._running:
             self._running[model] = self._start(model)
         return self._running[model].url
@@ -133,7 +137,7 @@ class Servers:
         while child.poll() is None and time.monotonic() < deadline and not self._leaving.is_set():
             with contextlib.suppress(OSError), straight.open(f"http://127.0.0.1:{port}/health", timeout=5):
                 return
-            self._leaving.wait(0.5)
+            self._leaving.wait(0.2)
         if self._leaving.is_set():
             raise RuntimeError(f"vLLM for {name!r} is not waited for: the gateway ends")
         why = "ended" if child.poll() is not None else f"was not up after {START_S:.0f} s"
