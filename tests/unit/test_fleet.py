@@ -5,7 +5,8 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from tests import upstream
 from tests.gateways import Running, gateway
 from tests.unit.test_gateway import HEADERS, body, lines, post
 
-PACE_S, SLOW_S, WORDS = 0.02, 0.1, 10  # between words; version 3 takes its time
+PACE_S, WORDS = 0.02, 10
 USERS = [f"user-{i}" for i in range(16)]
+ASKING = USERS[:4]
 
 
 def plan(folder: Path, **versions: int) -> Plan:
@@ -45,7 +47,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             sys.executable,
             upstream.__file__,
             str(port),
-            str(SLOW_S if model.name == "m/3" else PACE_S),
+            str(PACE_S),
             str(WORDS),
         ]
 
@@ -86,7 +88,7 @@ def asking(running: Running) -> Iterator[list[str]]:
                 except httpx.HTTPError as error:
                     wrong.append(repr(error))
 
-    threads = [threading.Thread(target=ask, args=(user,), daemon=True) for user in USERS[:4]]
+    threads = [threading.Thread(target=ask, args=(user,), daemon=True) for user in ASKING]
     for thread in threads:
         thread.start()
     try:
@@ -96,6 +98,32 @@ def asking(running: Running) -> Iterator[list[str]]:
         for thread in threads:
             thread.join(30)
     assert len(done) > 8
+
+
+def stand_in(url: str) -> int:
+    """The process behind a URL."""
+    mine = psutil.Process().children(recursive=True)
+    port = url.rpartition(":")[2].removesuffix("/v1")
+    (found,) = (child.pid for child in mine if child.cmdline()[1:3] == [upstream.__file__, port])
+    return found
+
+
+@contextlib.contextmanager
+def held_up(url: str) -> Iterator[None]:
+    """A server that is asked and says nothing, while inside."""
+    process = psutil.Process(stand_in(url))
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_versions_come_and_go_while_people_ask(tmp_path: Path, started: list[str]) -> None:
@@ -125,16 +153,17 @@ def test_versions_come_and_go_while_people_ask(tmp_path: Path, started: list[str
             assert up() == {"m/2"}, "and it was not started again under its new name"
             again = take({"m/2": 50.0, "m/3": 50.0}, live=2, canary=3)
             assert {u for u, v in again.items() if v == "m/3"} == {u for u, v in split.items() if v == "m/2"}
-            stuck = next(user for user, version in again.items() if version == "m/3")
-            with httpx.stream(
-                "POST", f"{running.url}/v1/chat/completions", headers=HEADERS, json=body(user=stuck, stream=True),
-                trust_env=False, timeout=30,
-            ) as reply:  # fmt: skip
-                fleet.take(
-                    plan(tmp_path, live=2), {"m/2": 100.0}, running.app
-                )  # rolled back in the middle of an answer
+            held = [user for user, version in again.items() if version == "m/3"]
+            url = next(url for model, url in running_servers.unused(set()) if model.name == "m/3")
+            with held_up(url), ThreadPoolExecutor(1) as thread:  # rolled back in the middle of an answer
+                late = thread.submit(post, running, json=body(user=held[-1], stream=True))
+                wait_until(lambda: running.app.busy(url) == 1 + len(set(held) & set(ASKING)))
+                fleet.take(plan(tmp_path, live=2), {"m/2": 100.0}, running.app)
                 assert up() == {"m/2", "m/3"}
-                assert reply.read().rstrip().endswith(b"[DONE]")
+                psutil.Process(stand_in(url)).resume()
+                assert late.result().text.rstrip().endswith("[DONE]")
+                assert late.result().headers["x-taolake-version"] == "m/3"
+            wait_until(lambda: not running.app.busy(url))
             assert set(dealt(running).values()) == {"m/2"}
             assert take({"m/2": 100.0}, live=2) and up() == {"m/2"}
         assert wrong == []
@@ -172,13 +201,8 @@ def test_a_server_that_dies_is_started_again(tmp_path: Path, started: list[str])
         look = Fleet(one, running_servers, said.append).follow(lambda: (one, {}), running.app)
         look()
         assert set(dealt(running).values()) == {"m/1"}
-        mine = psutil.Process().children(recursive=True)
-        (server_,) = (child for child in mine if upstream.__file__ in child.cmdline()[1:2])
-        server_.kill()
-        deadline = time.monotonic() + 10
-        while "m/1: its server ended by itself" not in said:
-            assert time.monotonic() < deadline
-            look()
+        psutil.Process(stand_in(running.app.versions[0].url)).kill()
+        wait_until(lambda: look() or "m/1: its server ended by itself" in said)
         assert set(dealt(running).values()) == {"m/1"} and started == ["m/1", "m/1"]
 
 
@@ -198,10 +222,7 @@ def test_new_shares_are_taken_while_it_runs(tmp_path: Path) -> None:
         with server.every(0.05, look):
             assert asked() == {"challenger"}
             shares.append({"m/1": 90.0, "m/9": 10.0})
-            deadline = time.monotonic() + 10
-            while len(said) < 2:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            wait_until(lambda: len(said) == 2)
             assert asked() == {"champion"}
             shares.append({"m/9": 100.0})
             time.sleep(0.3)
