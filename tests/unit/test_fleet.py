@@ -104,6 +104,7 @@ def stand_in(url: str) -> int:
     """The process behind a URL."""
     mine = psutil.Process().children(recursive=True)
     port = url.rpartition(":")[2].removesuffix("/v1")
+    found: int
     (found,) = (child.pid for child in mine if child.cmdline()[1:3] == [upstream.__file__, port])
     return found
 
