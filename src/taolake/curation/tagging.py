@@ -67,7 +67,9 @@ class Tagger:
         rows = self._words.fit_transform([e.text for e in given])
         self.names = sorted({e.tag for e in given} - {OTHER})
         self._models: list[Any] = [
-            LogisticRegression(C=10.0, class_weight="balanced", max_iter=1000).fit(rows, [e.tag == name for e in given])
+            LogisticRegression(C=10.0, class_weight="balanced", solver="liblinear", random_state=0).fit(
+                rows, [e.tag == name for e in given]
+            )
             for name in self.names
         ]
 
