@@ -52,7 +52,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "ingest",
         "logged prompts become rows; what is refused goes to quarantine",
-        (lake.PROMPTS, lake.ASKED, lake.REWARDS, lake.INFERENCE_LOG, lake.FEEDBACK),
+        (lake.PROMPTS, lake.REWARDS, lake.INFERENCE_LOG, lake.FEEDBACK),
         lake.PROMPTS,
         ("task", "ingest", "seed"),
         _ingested,

@@ -58,16 +58,16 @@ def chosen(
 
 
 def felt(round_: Round, asked: "DataFrame") -> "DataFrame":
-    """`prompt_id` and `felt`, 0 to 1: what people said of its answers, every request that asked it counting once."""
+    """`prompt_id` and `felt`, 0 to 1: what people said of its answers, every request that asked it counting once.
+
+    `asked` has the requests that may be learned from, so what was said of others does not count.
+    """
     from pyspark.sql import functions as f
 
-    said = (
-        round_.lake.read(lake.FEEDBACK).select("request_id", measure.reaction().alias("said")).where("said IS NOT NULL")
-    )
-    of_request = said.groupBy("request_id").agg(((f.avg("said") + 1) / 2).alias("felt"))
-    pairs = asked.select("prompt_id", "request_id")
-    pairs = pairs.union(round_.lake.read(lake.ASKED).select("prompt_id", "request_id")).distinct()
-    return pairs.join(of_request, "request_id").groupBy("prompt_id").agg(f.avg("felt").alias("felt"))
+    said = round_.lake.read(lake.FEEDBACK).select("request_id", measure.reaction().alias("said"))
+    of_request = said.where("said IS NOT NULL").groupBy("request_id").agg(((f.avg("said") + 1) / 2).alias("felt"))
+    rows = asked.select("prompt_id", "request_id").join(of_request, "request_id")
+    return rows.groupBy("prompt_id").agg(f.avg("felt").alias("felt"))
 
 
 def topics(spec: Topics, rows: "DataFrame", seed: int, hold: "Callable[[DataFrame], DataFrame]") -> "DataFrame":
