@@ -45,7 +45,9 @@ class Upstream:
         words = [str(body.get("model")), *(f"word{i}" for i in range(self.words))]
         if question == "hang":
             await asyncio.sleep(60)
-        if question == "error":
+        if not body:  # somebody asks whether it is up
+            _send(writer, 200, {})
+        elif question == "error":
             _send(
                 writer, 400, {"error": {"message": "too long", "type": "BadRequestError", "param": None, "code": 400}}
             )

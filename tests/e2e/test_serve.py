@@ -138,12 +138,77 @@ def test_a_registered_version_is_found_by_its_alias(tmp_path: Path) -> None:
         version = register.log_model(project, tmp_path / "model")
     mlflow.MlflowClient().set_registered_model_alias("fake", "champion", version)
     plan = served.plan(project)
-    assert [(v.name, v.entity, v.url) for v in plan.versions] == [("champion", "fake/1", "champion")]
+    assert [(v.name, v.entity, v.url) for v in plan.versions] == [("champion", "fake/1", "fake/1")]
     (found,) = plan.models
     assert AutoTokenizer.from_pretrained(found.tokenizer).chat_template
     assert AutoModelForCausalLM.from_pretrained(found.weights).num_parameters() > 1000
     assert served.plan(project) == plan  # downloaded once
-    routes = served.routes(project)
-    assert routes is not None and routes() == {}
-    mlflow.MlflowClient().set_registered_model_tag("fake", served.ROUTES, '{"1": 90, "2": 10}')
-    assert routes() == {"fake/1": 90.0, "fake/2": 10.0}
+
+
+@pytest.mark.slow
+def test_a_release_is_followed_without_a_restart_and_nothing_fails(tmp_path: Path) -> None:
+    """Two registered versions, vLLM's own servers: released, promoted, while somebody asks all the time."""
+    import mlflow
+
+    from taolake.stages import register, registry
+
+    tiny(tmp_path)
+    (tmp_path / "other").mkdir()
+    pairs = [([{"role": "user", "content": f"say {i % 9}"}], f"other {i % 9}") for i in range(320)]
+    model.fit(tmp_path / "other", pairs, seed=4, log=lambda line: None)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    versions = [{"name": "live"}, {"name": "canary"}]
+    gateway = {"port": port, "versions": versions, "drain_s": 1, "routes_s": 0.5}
+    known = {"path": str(tmp_path / "model"), "dtype": "float32", "max_model_len": 64, "max_tokens": 16}
+    made = fake_project(tmp_path, gateway=gateway, engine={"kind": "vllm", "max_num_seqs": 8}, model=known)
+    file = tmp_path / "project.yml"
+    file.write_text(yaml.safe_dump(made.model_dump(mode="json", by_alias=True)))
+    registry.connect(made)
+    with registry.quiet(), mlflow.start_run():
+        numbers = [register.log_model(made, tmp_path / name) for name in ("model", "other")]
+    assert numbers == ["1", "2"]
+    store = mlflow.MlflowClient()
+    store.set_registered_model_alias("fake", "live", "1")
+    process = start(file, port)
+    turns: Any = [{"role": "user", "content": "say 3"}]
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY, max_retries=0)
+
+    def ask(user: str) -> str:
+        raw = client.chat.completions.with_raw_response.create(
+            model="fake", messages=turns, max_tokens=8, temperature=0, user=user
+        )
+        said: str = raw.headers["x-taolake-version"]
+        return f"{said} {raw.parse().choices[0].message.content}"
+
+    def until(wanted: set[str]) -> None:
+        """Ask on until everybody gets these versions; whatever fails raises."""
+        deadline = time.monotonic() + START_S
+        while {ask(f"user-{i}").split()[0] for i in range(12)} != wanted:
+            assert time.monotonic() < deadline, (tmp_path / "log").read_text()[-3000:]
+
+    try:
+        until({"fake/1"})
+        store.set_registered_model_alias("fake", "canary", "2")
+        store.set_registered_model_tag("fake", "taolake_routes", '{"1": 50, "2": 50}')
+        until({"fake/1", "fake/2"})
+        assert {said.split()[1] for said in (ask(f"user-{i}") for i in range(12))} == {"word", "other"}
+        store.set_registered_model_tag("fake", "taolake_routes", '{"2": 100}')
+        store.delete_registered_model_alias("fake", "canary")
+        store.set_registered_model_alias("fake", "live", "2")
+        until({"fake/2"})
+        deadline = time.monotonic() + 60
+        while "fake/1: its server has ended" not in (tmp_path / "log").read_text():
+            assert time.monotonic() < deadline
+            until({"fake/2"})
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+    rows = DeltaTable(str(tmp_path / "lake" / "payloads")).to_pyarrow_table().to_pylist()
+    assert {row["status_code"] for row in rows} == {200}
+    assert {(row["served_entity_id"], row["share"]) for row in rows} == {
+        ("fake/1", None), ("fake/1", 0.5), ("fake/2", 0.5), ("fake/2", None),
+    }  # fmt: skip

@@ -82,7 +82,11 @@ def second(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Rou
     seen = [row(1, i, f"answer {i}") | {"candidate_id": f"c{i}"} for i in range(10)]
     round_.lake.append_once(lake.SELECTIONS, frame(spark, lake.SELECTIONS, seen), "by hand")
     made = {"policy": "tuned", "model": "m", "revision": None, "adapter": None}
-    books = [stage(1, "train", made), stage(1, "gate", {"promoted": True}), stage(1, "select", {"diversity": 1.0})]
+    books = [
+        stage(1, "train", made),
+        stage(1, "gate", {"promoted": True}),
+        stage(1, "select", {"diversity": 1.0, "selection": "1"}),
+    ]
     round_.lake.merge(lake.ROUNDS, frame(spark, lake.ROUNDS, books))
     return round_
 
@@ -95,6 +99,12 @@ def row(number: int, i: int, text: str) -> dict[str, Any]:
 def mine(second: Round, count: int, text: str = "mine {}") -> DataFrame:
     rows = [row(2, i, text.format(i)) | {"candidate_id": f"m{i}"} for i in range(count)]
     return frame(second.lake.spark, lake.SELECTIONS, [*rows, row(2, 99, "") | {"kind": "regress"}])
+
+
+def half_of(second: Round, count: int) -> DataFrame:
+    """Every text twice: ten of forty rows hold eight or nine different ones."""
+    rows = [row(2, i, f"mine {i // 2}") for i in range(count)]
+    return frame(second.lake.spark, lake.SELECTIONS, rows)
 
 
 def test_winners_of_earlier_rounds_are_seen_again(second: Round) -> None:
@@ -140,8 +150,9 @@ def test_a_base_from_the_work_folder_was_tuned_here(second: Round) -> None:
 
 def test_answers_that_become_alike_end_the_round(second: Round) -> None:
     assert across.diverse(second, mine(second, 10)) == 1.0
-    with pytest.raises(TrustError, match=r"1 of 10 imitated answers are different ones, a share of 0\.100"):
-        across.diverse(second, mine(second, 10, "always this"))
+    with pytest.raises(TrustError, match=r"1 of 20 imitated .* a share of 0\.100 among 10 of them .* had 1\.000"):
+        across.diverse(second, mine(second, 20, "always this"))
+    assert across.diverse(second, half_of(second, 40)) == 0.5, "a larger round repeats itself more, and is as diverse"
     assert across.diverse(second, mine(second, 0)) is None
 
 

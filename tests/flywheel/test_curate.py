@@ -15,9 +15,12 @@ from taolake import lake, stages
 from taolake.config import Curate
 from taolake.curation import alike
 from taolake.curation.language import language
-from taolake.curation.worth import Prompt, choose, tag_of
+from taolake.curation.worth import Prompt, choose
+from taolake.lake import Lake
 from taolake.stages.round import Round
+from tests.flywheel.traffic import thumb
 from tests.projects import fake_project, open_round, write_log
+from tests.unit.test_tagging import KINDS, question
 
 WORDS = [
     a + b for a, b in itertools.product(("lo", "mi", "ra", "te", "so", "ku", "ve"), ("dan", "pel", "rim", "stu", "gon"))
@@ -116,9 +119,14 @@ def test_choice_keeps_quotas_and_prefers_what_is_difficult_unsure_and_new() -> N
     assert choose(known, 5, {"other": 0.2}, {"difficulty": 1.0}) == ["hard"]
 
 
-def test_tags_are_rules_in_order() -> None:
-    assert tag_of("Write SQL for it", {"sql": r"\bsql\b", "write": "write"}) == "sql"
-    assert tag_of("hello", {"sql": "sql"}) is None
+def test_topics_share_the_places() -> None:
+    """Nine prompts of topic 0, all of clusters of their own, and three of topic 1."""
+    prompts = [Prompt(f"p{i}", f"c{i}", None, None, int(i >= 9)) for i in range(12)]
+    by_topic = [int(int(p[1:]) >= 9) for p in choose(prompts, 6, {}, {"diversity": 1.0})]
+    assert sum(by_topic) == 3 and sum(by_topic[:2]) == 1, "one of each before two of one"
+    known = [Prompt(p.prompt_id, p.cluster, None, float(p.topic or 0), p.topic) for p in prompts]
+    hard = choose(known, 6, {}, {"difficulty": 1.0}, 0.34)
+    assert sorted(int(int(p[1:]) >= 9) for p in hard) == [0, 0, 1, 1], "two of each at most, and no more are there"
 
 
 @pytest.mark.parametrize(
@@ -128,6 +136,8 @@ def test_tags_are_rules_in_order() -> None:
         ({"quotas": {"x": 0.5}}, "wanted tags or `other`"),
         ({"min_chars": 9, "max_chars": 3}, "below min_chars"),
         ({"split_by": ["time"]}, "need each other"),
+        ({"classifier": {}}, "nothing to learn from"),
+        ({"topics": {"encoder": "folder"}}, "give a `limit` too"),
     ],
 )
 def test_a_section_that_cannot_be_followed_is_refused(fields: dict[str, Any], why: str) -> None:
@@ -136,14 +146,19 @@ def test_a_section_that_cannot_be_followed_is_refused(fields: dict[str, Any], wh
 
 
 def ingested(
-    spark: SparkSession, folder: Path, asked: list[str], said: Sequence[dict[str, str]] = (), **curate: Any
+    spark: SparkSession,
+    folder: Path,
+    asked: list[str],
+    said: Sequence[dict[str, str]] = (),
+    split: str = "auto",
+    **curate: Any,
 ) -> tuple[Round, dict[str, Any]]:
     """Ingest a log of questions; `said` is what its lines hold besides."""
     write_log(folder / "log.jsonl", asked)
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     more = itertools.chain(said, itertools.repeat({}))
     (folder / "log.jsonl").write_text("".join(json.dumps({**a, **b}) + "\n" for a, b in zip(lines, more, strict=False)))
-    source = {"format": "jsonl", "path": str(folder / "log.jsonl")}
+    source = {"format": "jsonl", "path": str(folder / "log.jsonl"), "split": split}
     round_ = open_round(spark, fake_project(folder, ingest={"holdout": 0.4, "sources": [source], "curate": curate}))
     return round_, stages.run(round_, "ingest")[0].detail
 
@@ -173,14 +188,22 @@ def test_no_near_duplicate_crosses_and_no_old_cluster_moves(spark: SparkSession,
     assert {after[a]["cluster"] == after[b]["cluster"] for a, b in pairs} == {True}
 
 
-def test_limit_leaves_the_rest_in_reserve(spark: SparkSession, tmp_path: Path) -> None:
-    asked = [f"{'sql' if i % 2 else 'say'} {text}" for i, text in enumerate(texts(40, 3))]
-    round_, _ = ingested(spark, tmp_path, asked, limit=10, tags={"sql": "^sql"}, quotas={"sql": 0.2})
-    rows = prompts_of(round_).values()
-    train = [r for r in rows if r["split"] == "train"]
-    assert len(train) == 10
-    assert sum(r["tag"] == "sql" for r in train) == 2
-    assert sum(r["split"] == "spare" for r in rows) > 5
+def test_a_classifier_tags_what_no_rule_fits_and_quotas_hold_for_both(spark: SparkSession, tmp_path: Path) -> None:
+    """Half of the questions of each kind hold the rule's word; the others are known by the words beside it."""
+    asked = [question(kind, i, sure=i % 2 == 0) for kind in KINDS for i in range(60)] + texts(10, 9)
+    round_, detail = ingested(
+        spark, tmp_path, asked, similarity=1.0, tags={kind: rf"\b{kind}\b" for kind in KINDS},
+        classifier={"confidence": 0.7}, limit=10, quotas={"invoice": 0.2},
+    )  # fmt: skip
+    rows = prompts_of(round_)
+    unsure = [(kind, rows[question(kind, i, False)]["tag"]) for kind in KINDS for i in range(1, 60, 2)]
+    told = [(kind, tag) for kind, tag in unsure if tag is not None]
+    assert len(told) > 0.8 * len(unsure) and all(kind == tag for kind, tag in told)
+    assert {rows[text]["tag"] for text in asked[-10:]} == {None}
+    assert detail["classifier"]["examples"] == 60 and detail["classifier"]["tagged"] == len(told)
+    train = [row["tag"] for row in rows.values() if row["split"] == "train"]
+    assert len(train) == 10 and train.count("invoice") == 2
+    assert sum(row["split"] == "spare" for row in rows.values()) > 40
 
 
 def test_a_persons_prompts_stay_together_and_the_newest_are_held_out(spark: SparkSession, tmp_path: Path) -> None:
@@ -198,3 +221,18 @@ def test_a_persons_prompts_stay_together_and_the_newest_are_held_out(spark: Spar
     assert [len(clusters) for clusters in of_user.values()] == [1] * 5
     assert len(set.union(*of_user.values())) == 5
     assert [rows[text]["split"] for text in asked[:4]] == ["train", "train", "holdout", "holdout"]
+
+
+def test_every_request_of_a_prompt_says_how_difficult_it_was(spark: SparkSession, tmp_path: Path) -> None:
+    """Nobody says a word about the first request of a hard prompt: the second is disliked, or its answer is mended."""
+    hard, easy = texts(3, 7), texts(6, 8)
+    asked = [*hard, *easy, *hard]
+    said = [{"request_id": f"r{i}"} for i in range(len(asked))]
+    down = [thumb(f"r{i}", -1.0) for i in (9, 10)]
+    mended = {"request_id": "r11", "source": "edit:ann", "kind": "edit", "value": None, "text": "better"}
+    up = [thumb(f"r{i}", 1.0) for i in range(3, 9)]
+    here = Lake(spark, fake_project(tmp_path).lake)
+    here.insert_new(lake.FEEDBACK, spark.createDataFrame([*down, up[0] | mended, *up], lake.FEEDBACK.schema()))
+    round_, detail = ingested(spark, tmp_path, asked, said, "train", limit=3, weights={"difficulty": 1.0})
+    assert (detail["kept"], detail["folded"]) == (9, 3)
+    assert {text for text, row in prompts_of(round_).items() if row["split"] == "train"} == set(hard)

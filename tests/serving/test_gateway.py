@@ -268,42 +268,6 @@ def test_a_caller_stays_and_shares_are_kept() -> None:
     assert any(choose(versions(0.5, 0.5), c, "a") != choose(versions(0.5, 0.5), c, "b") for c in callers[:20])
 
 
-def test_new_shares_are_taken_while_it_runs(tmp_path: Path) -> None:
-    """A rollback as the registry tells it: the challenger gets nobody any more, and what is not running is ignored."""
-    told, said = [{"m/1": 0.0, "m/2": 100.0}], list[str]()
-    with gateway(tmp_path) as running:
-        app = running.app
-
-        def asked() -> set[str]:
-            replies = [post(running, json=body(user=f"u{i}")).json()["model"] for i in range(12)]
-            return set(replies)
-
-        assert asked() == {"champion", "challenger"}
-        with server.following(lambda: told[-1], 0.05, app.route, said.append):
-            assert asked() == {"challenger"}
-            told.append({"m/1": 90.0, "m/9": 10.0})
-            deadline = time.monotonic() + 10
-            while len(said) < 2:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-            assert asked() == {"champion"}
-            told.append({"m/9": 100.0})
-            time.sleep(0.3)
-            assert asked() == {"champion"}
-    assert said[:2] == ["shares: m/1 0, m/2 100", "shares: m/1 90, m/9 10"]
-    assert {line["share"] for line in lines(running.spool)} == {0.75, 0.25, None}
-
-
-def test_a_registry_that_cannot_be_reached_changes_nothing() -> None:
-    def lost() -> dict[str, float]:
-        raise RuntimeError("no registry")
-
-    given, said = list[Any](), list[str]()
-    with server.following(lost, 60, given.append, said.append):
-        pass
-    assert given == [] and said == ["shares stay as they are: RuntimeError: no registry"]
-
-
 def test_a_bucket_is_refilled() -> None:
     rate = Rate(60)
     assert [rate.wait("k", now=0.0) for _ in range(60)] == [0.0] * 60

@@ -16,7 +16,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from taolake import lake
-from taolake.gateway import drain, server
+from taolake.gateway import drain, server, servers
 from taolake.gateway.spool import Spool
 from taolake.lake import direct
 
@@ -178,7 +178,7 @@ def test_the_drain_ends_with_the_gateway_and_looks_once_more(tmp_path: Path) -> 
 
 
 def test_a_drain_that_dies_is_replaced(tmp_path: Path) -> None:
-    plan = server.Plan("shop", str(tmp_path / "lake"), tmp_path, (), ())
+    plan = servers.Plan("shop", str(tmp_path / "lake"), tmp_path, (), ())
     before = set(psutil.Process().children())
     with server.draining(plan, 0.2):
         (drain_,) = set(psutil.Process().children()) - before

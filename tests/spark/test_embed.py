@@ -131,3 +131,19 @@ def test_a_version_is_the_spec_and_the_bytes() -> None:
     over = AgreementScorer(kind="agreement", name="votes", over="query")
     with pytest.raises(ValueError, match="scorer 'votes' has no `encoder`"):
         embed.version(over)
+
+
+@pytest.mark.slow  # its parts are in tests/unit/test_topics.py and tests/flywheel/test_curate.py
+def test_topics_spread_a_selection_over_what_is_asked(spark: SparkSession, tmp_path: Path) -> None:
+    """Twelve questions about refunds in other words each, two about penguins: without topics those are rarely taken."""
+    refunds = [f"{how} {what}?" for how in ("How do I get", "When will I see", "Who pays", "May I ask for")
+               for what in ("my money back", "a refund", "the price returned")]  # fmt: skip
+    birds = ["What do penguins eat?", "Where do penguins live?"]
+    write_log(tmp_path / "log.jsonl", [*refunds, *birds])
+    source = {"format": "jsonl", "path": str(tmp_path / "log.jsonl"), "split": "train"}
+    curate = {"limit": 4, "topics": {"encoder": ENCODER, "count": 2, "largest": 0.5}}
+    round_ = open_round(spark, fake_project(tmp_path, ingest={"sources": [source], "curate": curate}))
+    stages.run(round_, "ingest")
+    rows = round_.lake.read(lake.PROMPTS).where("split = 'train'").collect()
+    asked = sorted(row["messages"][-1]["content"] for row in rows)
+    assert len(asked) == 4 and set(birds) < set(asked)

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from taolake.selection.weights import advantages, best_of_k, draw, order_statistic_weights, tilt, value
+from taolake.selection.weights import advantages, best_of_k, different_in, draw, order_statistic_weights, tilt, value
 
 GROUPS = [
     [0.5],
@@ -134,3 +134,16 @@ def test_draw_follows_the_weights() -> None:
 def test_malformed_numbers_are_refused(call: object) -> None:
     with pytest.raises(ValueError, match="wanted"):
         call()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("m", range(7))
+def test_different_texts_among_some_rows_equal_enumeration(m: int) -> None:
+    draws = list(combinations("aaabbc", m))
+    expected = sum(len(set(each)) for each in draws) / len(draws)
+    assert different_in({1: 1, 2: 1, 3: 1}, m) == pytest.approx(expected)
+
+
+def test_more_rows_of_the_same_few_texts_are_no_loss() -> None:
+    assert different_in({71: 1}, 71) / 71 == different_in({132: 1}, 71) / 71
+    with pytest.raises(ValueError, match="at most the 3 rows"):
+        different_in({3: 1}, 4)

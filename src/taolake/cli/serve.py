@@ -26,7 +26,7 @@ def serve(
 
     project = load(config)
     settings = project.gateway if port is None else project.gateway.model_copy(update={"port": port})
-    server.serve(served.plan(project), settings, typer.echo, served.routes(project))
+    server.serve(served.plan(project), settings, typer.echo, served.told(project))
 
 
 def deploy(

@@ -1,4 +1,4 @@
-"""Commands that look after what is served: monitoring, the canary, the next round, the history of rounds."""
+"""Commands that look on over time: production's windows, the history of rounds, and whether the next one is due."""
 
 from pathlib import Path
 from typing import Annotated

@@ -9,6 +9,7 @@ from taolake.config.engines import EndpointEngine, EngineSpec, FakeEngine, Model
 from taolake.config.flywheel import Canary, Flywheel, Monitor, Rule
 from taolake.config.inputs import (
     Budget,
+    Classifier,
     Collect,
     Curate,
     Example,
@@ -19,6 +20,7 @@ from taolake.config.inputs import (
     Source,
     Strategy,
     Task,
+    Topics,
 )
 from taolake.config.outcome import Cost, Evaluate, Feedback, Gate, Gateway, Gold, Register, Serve, Unity, Version
 from taolake.config.project import Project, load
@@ -63,6 +65,7 @@ __all__ = [
     "Canary",
     "CheckScorer",
     "CitationScorer",
+    "Classifier",
     "Collect",
     "Cost",
     "Curate",
@@ -111,6 +114,7 @@ __all__ = [
     "SqlScorer",
     "Strategy",
     "Task",
+    "Topics",
     "Train",
     "Trust",
     "Unity",

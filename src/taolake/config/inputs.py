@@ -58,6 +58,25 @@ class Collect(Section):
     max_chars: int = Field(200_000, ge=1, description="Longer conversations are quarantined.")
 
 
+class Classifier(Section):
+    """Tags for questions that no rule fits, learned anew in every run; unsure ones get none."""
+
+    labelled: str | None = Field(
+        None, description="JSON lines of `text` and `tag`, `other` being no tag; null: what exactly one rule fits."
+    )
+    confidence: float = Field(0.8, gt=0.5, lt=1, description="A tag that is less sure is not given.")
+    min_examples: int = Field(20, ge=2, description="A tag with fewer is not learned.")
+    max_examples: int = Field(20_000, ge=10, description="Most questions that it learns from.")
+
+
+class Topics(Section):
+    """Groups of questions that mean alike, by their embeddings: what selection spreads over."""
+
+    encoder: str = Field(description="Folder or hub id of a sentence encoder.")
+    count: int = Field(50, ge=2, description="How many.")
+    largest: float = Field(1.0, gt=0, le=1, description="Largest share of `limit` from one topic.")
+
+
 class Curate(Section):
     """Which logged prompts are worth a round, and which of them stay on one side of the split."""
 
@@ -77,7 +96,11 @@ class Curate(Section):
     tags: dict[Name, str] = Field(
         {}, description="Name to regular expression; the first that fits the question is its tag."
     )
+    classifier: Classifier | None = Field(None, description="Tags what no rule fits; null: rules alone.")
     limit: int | None = Field(None, ge=1, description="Training prompts kept; null: all.")
+    topics: Topics | None = Field(
+        None, description="With `limit`: diversity also by meaning; null: by near-duplicates alone."
+    )
     quotas: dict[str, Share] = Field({}, description="Largest share of `limit` by tag; others have none.")
     weights: dict[Literal["difficulty", "diversity", "uncertainty"], float] = Field(
         {"diversity": 1.0}, description="What makes a prompt worth its place; see docs/logs.md."
@@ -91,8 +114,13 @@ class Curate(Section):
             except re.error as error:
                 raise ValueError(f"ingest.curate.tags.{name} {pattern!r} is no regular expression: {error}") from None
         unknown = sorted(self.quotas.keys() - self.tags.keys() - {"other"})
-        if unknown:
+        from_file = self.classifier is not None and self.classifier.labelled is not None  # its tags are known later
+        if unknown and not from_file:
             raise ValueError(f"ingest.curate.quotas names {unknown}, wanted tags or `other`")
+        if self.classifier is not None and not from_file and not self.tags:
+            raise ValueError("ingest.curate.classifier has nothing to learn from: give it `labelled`, or give `tags`")
+        if self.topics is not None and self.limit is None:
+            raise ValueError("ingest.curate.topics serve selection: give a `limit` too")
         if self.max_chars < self.min_chars:
             raise ValueError(f"ingest.curate.max_chars {self.max_chars} is below min_chars {self.min_chars}")
         if ("time" in self.split_by) != (self.holdout_after is not None):

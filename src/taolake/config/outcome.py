@@ -162,7 +162,9 @@ class Gateway(Section):
     answer_s: float = Field(600.0, gt=0, description="Seconds an answer may take in all.")
     drain_s: float = Field(5.0, gt=0, description="Seconds between two writings of the log to its table.")
     routes_s: float = Field(
-        10.0, gt=0, description="Seconds between two looks at the shares that `taolake canary` puts into the registry."
+        10.0,
+        gt=0,
+        description="Seconds between two looks at what the registry wants served, and whether every server lives.",
     )
     options: tuple[str, ...] = Field((), description="Further arguments for `vllm serve`.")
 

@@ -17,23 +17,22 @@ class Prompt:
 
     Attributes:
         good: share of its answers that were good, 0 to 1; None: nothing was seen yet.
+        topic: number of what it is about; None: not looked at.
     """
 
     prompt_id: str
     cluster: str
     tag: str | None = None
     good: float | None = None
-
-
-def tag_of(question: str, tags: Mapping[str, str]) -> str | None:
-    """Name of the first pattern that the question holds."""
-    import re
-
-    return next((name for name, pattern in tags.items() if re.search(pattern, question, re.IGNORECASE)), None)
+    topic: int | None = None
 
 
 def choose(
-    prompts: Iterable[Prompt], limit: int, quotas: Mapping[str, float], weights: Mapping[str, float]
+    prompts: Iterable[Prompt],
+    limit: int,
+    quotas: Mapping[str, float],
+    weights: Mapping[str, float],
+    largest: float | None = None,
 ) -> list[str]:
     """Ids of the prompts taken, best first.
 
@@ -44,27 +43,36 @@ def choose(
         limit: how many at most.
         quotas: largest share by tag; a tag that is not named has none.
         weights: of difficulty, diversity and uncertainty.
+        largest: share of `limit` that one topic may have; None: any.
     """
     room = {tag: int(share * limit) for tag, share in quotas.items()}
-    ranked = sorted(_ranked(list(prompts), weights))
+    of_topic, most = Counter[int | None](), limit if largest is None else max(1, int(largest * limit))
     taken: list[str] = []
-    for _, _, prompt_id, tag in ranked:
+    for _, _, prompt in sorted(_ranked(list(prompts), weights), key=lambda each: (*each[:2], each[2].prompt_id)):
         if len(taken) == limit:
             break
-        if room.get(tag, 1) > 0:
+        tag, topic = prompt.tag or "other", prompt.topic
+        if room.get(tag, 1) > 0 and (topic is None or of_topic[topic] < most):
             room[tag] = room.get(tag, limit + 1) - 1
-            taken.append(prompt_id)
+            of_topic[topic] += 1
+            taken.append(prompt.prompt_id)
     return taken
 
 
-def _ranked(prompts: Sequence[Prompt], weights: Mapping[str, float]) -> Iterable[tuple[float, float, str, str]]:
-    """(minus worth, draw, id, tag). A cluster's second prompt brings half as much new as its first, then a third."""
-    seen: Counter[str] = Counter()
+def _ranked(prompts: Sequence[Prompt], weights: Mapping[str, float]) -> Iterable[tuple[float, float, Prompt]]:
+    """(minus worth, draw, prompt). A cluster's second prompt brings half as much new as its first, then a third.
+
+    Where topics are known a topic's second prompt does so too, and the two are averaged.
+    """
+    of_cluster, of_topic = Counter[str](), Counter[int]()
     total = sum(weights.values()) or 1.0
     for prompt in sorted(prompts, key=lambda p: (-_known(p, weights), _draw(p))):
-        seen[prompt.cluster] += 1
-        worth = _known(prompt, weights) + weights.get("diversity", 0.0) / seen[prompt.cluster]
-        yield -worth / total, _draw(prompt), prompt.prompt_id, prompt.tag or "other"
+        of_cluster[prompt.cluster] += 1
+        new = 1 / of_cluster[prompt.cluster]
+        if prompt.topic is not None:
+            of_topic[prompt.topic] += 1
+            new = (new + 1 / of_topic[prompt.topic]) / 2
+        yield -(_known(prompt, weights) + weights.get("diversity", 0.0) * new) / total, _draw(prompt), prompt
 
 
 def _known(prompt: Prompt, weights: Mapping[str, float]) -> float:

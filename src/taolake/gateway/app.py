@@ -12,16 +12,18 @@ Not here: the HTTP server (`wire`, `server`), the tables (`drain`).
 import asyncio
 import contextlib
 import json
+import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from taolake.config import Gateway
 from taolake.gateway import page, reactions, relay
 from taolake.gateway.asked import Asked, Gone, Inlet, Receive, Refused, Send, read, read_body
 from taolake.gateway.limits import Keys, Rate
-from taolake.gateway.split import Choice, Upstream, choose, routed
+from taolake.gateway.split import Choice, Upstream, choose
 from taolake.gateway.spool import Spool
 from taolake.ids import unit_interval
 
@@ -51,15 +53,24 @@ class App:
     def __init__(
         self, settings: Gateway, project: str, upstreams: Sequence[Upstream], keys: Keys, spool: Spool
     ) -> None:
-        self._settings, self._project, self._upstreams = settings, project, tuple(upstreams)
+        self._settings, self._project = settings, project
         self._keys, self._spool, self._rate = keys, spool, Rate(settings.requests_per_minute)
-        self._named = {upstream.name: upstream for upstream in upstreams}
         self._client: aiohttp.ClientSession | None = None
         self._running = 0
+        self._busy: Counter[str] = Counter()
+        self._choosing = threading.Lock()
+        self.take(upstreams)
 
-    def route(self, routes: Mapping[str, float]) -> None:
-        """Take new shares, by what the log calls the versions; from any thread."""
-        self._upstreams = routed(self._upstreams, routes)
+    def take(self, upstreams: Sequence[Upstream]) -> None:
+        """Ask these versions from now on; from any thread. What is being answered is answered to its end."""
+        with self._choosing:
+            self.versions = tuple(upstreams)
+            self._named = {upstream.name: upstream for upstream in upstreams}
+
+    def busy(self, url: str) -> int:
+        """Requests that a server answers now; from any thread. None is added once no version has that server."""
+        with self._choosing:
+            return self._busy[url]
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -107,7 +118,8 @@ class App:
             if path == FEEDBACK:
                 await self._react(asked, send, request)
             else:
-                await self._pass(path, asked, receive, send, request)
+                with self._chosen(asked, request) as choice:
+                    await self._pass(path, asked, choice, receive, send, request)
         finally:
             self._running -= 1
 
@@ -136,17 +148,29 @@ class App:
     def _choose(self, asked: Asked, request: str) -> Choice:
         model = asked.body.get("model", self._project)
         if model == self._project:
-            return choose(self._upstreams, asked.caller or request, self._settings.split_salt)
+            return choose(self.versions, asked.caller or request, self._settings.split_salt)
         if isinstance(model, str) and model in self._named:
             return Choice(self._named[model], None)
         known = ", ".join([self._project, *self._named])
         raise Refused(404, f"there is no such model here, wanted one of {known}", "model_not_found")
 
-    async def _pass(self, path: str, asked: Asked, receive: Receive, send: Send, request: str) -> None:
+    @contextlib.contextmanager
+    def _chosen(self, asked: Asked, request: str) -> Iterator[Choice]:
+        """A version, which is busy while inside."""
+        with self._choosing:
+            choice = self._choose(asked, request)
+            self._busy[choice.upstream.url] += 1
+        try:
+            yield choice
+        finally:
+            with self._choosing:
+                self._busy[choice.upstream.url] -= 1
+
+    async def _pass(self, path: str, asked: Asked, choice: Choice, receive: Receive, send: Send, request: str) -> None:
         """Ask the version, pass its answer on, and have it logged before it ends."""
         import aiohttp
 
-        choice, answer = self._choose(asked, request), relay.Answer()
+        answer = relay.Answer()
         gone = asyncio.ensure_future(receive())  # the body was read: what comes now is the caller's leaving
         work = asyncio.ensure_future(self._forward(path, asked, choice, answer, send, request))
         try:

@@ -5,7 +5,7 @@ Formulas: docs/design.md, section 6.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -82,6 +82,26 @@ def draw(weights: Sequence[float], m: int, seed: int) -> list[int]:
     # The first arrivals of independent clocks with rates w are exactly a successive draw in proportion to w.
     arrivals = [(float(wait) / w, i) for i, (wait, w) in enumerate(zip(waits, weights, strict=True)) if w > 0]
     return [i for _, i in sorted(arrivals)[:m]]
+
+
+def different_in(sizes: Mapping[int, int], m: int) -> float:
+    """How many different texts m rows drawn without replacement hold on average: rarefaction (Hurlbert 1971).
+
+    The share of different texts falls as rows are added; held at one number of rows it can be compared.
+
+    Args:
+        sizes: how many texts are there once, twice, ...
+        m: at most as many as there are rows.
+    """
+    n = sum(size * texts for size, texts in sizes.items())
+    if m > n:
+        raise ValueError(f"got m={m}, wanted at most the {n} rows there are")
+
+    def missed(size: int) -> float:
+        """C(n - size, m) / C(n, m): none of a text's rows is drawn."""
+        return math.prod((n - m - i) / (n - i) for i in range(size))
+
+    return sum(texts * (1 - missed(size)) for size, texts in sizes.items())
 
 
 def _require_numbers(name: str, numbers: Sequence[float]) -> None:

@@ -40,6 +40,14 @@ class Stage:
         return function(round_)
 
 
+def _ingested(project: Project) -> list[str]:
+    """Files that `ingest` reads."""
+    found, spec = [source.path for source in project.ingest.sources], project.ingest.curate
+    if spec is not None and spec.classifier is not None and spec.classifier.labelled is not None:
+        found.append(spec.classifier.labelled)
+    return found if spec is None or spec.topics is None else [*found, spec.topics.encoder]
+
+
 STAGES: tuple[Stage, ...] = (
     Stage(
         "ingest",
@@ -47,7 +55,7 @@ STAGES: tuple[Stage, ...] = (
         (lake.PROMPTS, lake.REWARDS, lake.INFERENCE_LOG, lake.FEEDBACK),
         lake.PROMPTS,
         ("task", "ingest", "seed"),
-        lambda p: [s.path for s in p.ingest.sources],
+        _ingested,
     ),
     Stage(
         "generate",

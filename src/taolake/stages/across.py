@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taolake import ids, lake
+from taolake.selection.weights import different_in
 from taolake.stages.round import Round
 from taolake.trust import TrustError
 from taolake.types import Policy
@@ -104,36 +105,43 @@ def diverse(round_: Round, rows: "DataFrame") -> float | None:
     """Share of the imitated answers that are different ones; None where nothing is imitated.
 
     Raises:
-        TrustError: it fell too far below the first round's.
+        TrustError: of as many answers it is too far below the first round's.
     """
-    from pyspark.sql import functions as f
-
-    counted = rows.where(f.col("kind") == "imitate").agg(
-        f.count("text").alias("n"), f.count_distinct("text").alias("d")
-    )
-    n, different = counted.collect()[0]
+    sizes = _sizes(rows)
+    n, different = sum(size * texts for size, texts in sizes.items()), sum(sizes.values())
     if not n:
         return None
-    share, first = float(different / n), _first_diversity(round_)
+    share, before = different / n, _sizes(_first_imitated(round_))
+    m = min(n, sum(size * texts for size, texts in before.items()))
+    now, then = (different_in(each, m) / max(1, m) for each in (sizes, before))
     floor = round_.project.flywheel.min_diversity
-    if first is not None and share < floor * first:
+    if now < floor * then:
         raise TrustError(
-            f"{different} of {n} imitated answers are different ones, a share of {share:.3f} where the first round had "
-            f"{first:.3f}; wanted {floor:g} of that: the rounds are closing in on few answers; bring new "
-            "prompts in, or start from the first base",
+            f"{different} of {n} imitated answers are different ones, a share of {now:.3f} among {m} of them where the "
+            f"first round had {then:.3f}; wanted {floor:g} of that: the rounds are closing in on few answers; bring "
+            "new prompts in, or start from the first base",
             {"diversity": share},
         )
     return share
 
 
-def _first_diversity(round_: Round) -> float | None:
-    """What the first round that imitated had."""
+def _sizes(rows: "DataFrame") -> dict[int, int]:
+    """How many imitated texts are there once, twice, ..."""
+    from pyspark.sql import functions as f
+
+    texts = rows.where(f.col("kind") == "imitate").groupBy("text").agg(f.count(f.lit(1)).alias("size"))
+    return {row["size"]: row["count"] for row in texts.groupBy("size").count().collect()}
+
+
+def _first_imitated(round_: Round) -> "DataFrame":
+    """What the first round that imitated learned from; no row before there was one."""
     from pyspark.sql import functions as f
 
     mine = (f.col("stage") == "select") & (f.col("state") == "done") & (f.col("round") < round_.number)
-    rows = round_.lake.read(lake.ROUNDS).where(mine).orderBy("round").select("detail").collect()
-    found = [json.loads(row["detail"]).get("diversity") for row in rows]
-    return next((float(share) for share in found if share is not None), None)
+    rows = round_.lake.read(lake.ROUNDS).where(mine).orderBy("round").select("round", "detail").collect()
+    told = [(row["round"], json.loads(row["detail"])) for row in rows]
+    number, selection = next(((n, d["selection"]) for n, d in told if d.get("diversity") is not None), (0, ""))
+    return round_.lake.read(lake.SELECTIONS).where((f.col("round") == number) & (f.col("selection") == selection))
 
 
 def _winners(round_: Round, selection: str, anchors: bool) -> "DataFrame":

@@ -2,40 +2,45 @@
 
 Prompts that are alike form a cluster, and a cluster lies on one side; what earlier runs decided stays. A new prompt
 that is alike to prompts on both sides is refused: it would carry one over to the other. Part of `ingest`, which writes
-what comes out. Not here: finding what is alike (`taolake.stages.alike`), worth (`taolake.curation.worth`).
+what comes out. Not here: finding what is alike (`taolake.stages.alike`), which prompts are worth most (`chosen`).
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from datetime import UTC
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taolake import ids, lake
 from taolake.config import Curate, Project
 from taolake.curation import alike as pure
+from taolake.curation import tagging
 from taolake.curation.language import language
-from taolake.curation.worth import Prompt, choose, tag_of
 from taolake.stages import alike
+from taolake.stages.chosen import chosen
 from taolake.stages.fanout import Row, map_rows
 from taolake.stages.round import Round
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-_READ = "prompt_id STRING, text STRING, tag STRING, unfit STRING"
+_READ = "prompt_id STRING, text STRING, tag STRING, rest STRING, unfit STRING"
+_AT_ONCE = 512  # questions that the classifier is asked about together
 Hold = Callable[["DataFrame"], "DataFrame"]
 _SIDES = "unit BIGINT, name STRING, side STRING"
 
 
-def curate(round_: Round, folded: "DataFrame", hold: Hold) -> "DataFrame":
+def curate(round_: Round, folded: "DataFrame", asked: "DataFrame", hold: Hold) -> "tuple[DataFrame, dict[str, Any]]":
     """Give each prompt its cluster, side and tag, or a reason to leave it out.
 
     Args:
         round_: says the rules, and what earlier runs decided.
         folded: rows of `prompts` with `chosen` (its source names the split), `users` and `at`.
+        asked: `prompt_id` and `request_id` of every request behind them.
         hold: keeps a frame in memory for as long as what is returned here is looked at.
 
     Returns:
-        The same prompts as rows of `prompts`, with `reason`, which is null where the prompt is kept.
+        The same prompts as rows of `prompts`, with `reason`, which is null where the prompt is kept; and what a
+        classifier learned.
     """
     from pyspark.sql import functions as f
 
@@ -45,7 +50,7 @@ def curate(round_: Round, folded: "DataFrame", hold: Hold) -> "DataFrame":
     old = ours.select("prompt_id", f.col("split").alias("old_split"), f.col("cluster").alias("old_cluster"))
     read = map_rows(folded.select("prompt_id", "messages"), _READ, _reader(spec))
     new = folded.join(read, "prompt_id").join(old, "prompt_id", "left")
-    new = hold(new)
+    new, facts = _tagged(spec, hold(new), hold)
     fit = new.where("unfit IS NULL")
     gone = ours.join(fit, "prompt_id", "left_anti").select("prompt_id", "messages", "split", "cluster")
     sided = _sided(round_.project, spec, fit, gone, hold)
@@ -60,7 +65,7 @@ def curate(round_: Round, folded: "DataFrame", hold: Hold) -> "DataFrame":
     rows = rows.withColumn("split", f.coalesce("old_split", "side", "split"))
     rows = rows.withColumn("cluster", f.coalesce("old_cluster", "name", "prompt_id"))
     rows = hold(rows.select(*lake.PROMPTS.schema().names, "reason"))
-    return rows if spec.limit is None else _selected(round_, spec, rows)
+    return rows if spec.limit is None else chosen(round_, spec, rows, asked, hold), facts
 
 
 def _reader(spec: Curate) -> Callable[[Iterator[Row]], Iterator[Row]]:
@@ -70,10 +75,57 @@ def _reader(spec: Curate) -> Callable[[Iterator[Row]], Iterator[Row]]:
         for row in rows:
             asked = said(row["messages"])
             question = row["messages"][-1]["content"]
-            unfit = _unfit(question, spec)
-            yield {"prompt_id": row["prompt_id"], "text": asked, "tag": tag_of(question, spec.tags), "unfit": unfit}
+            told = tagging.ruled(question, spec.tags)
+            said_ = {"text": asked, "tag": told.tag, "rest": told.rest, "unfit": _unfit(question, spec)}
+            yield {"prompt_id": row["prompt_id"], **said_}
 
     return read
+
+
+def _tagged(spec: Curate, new: "DataFrame", hold: Hold) -> "tuple[DataFrame, dict[str, Any]]":
+    """Have the classifier tag what no rule fits; says what it learned, which may be nothing.
+
+    Raises:
+        ValueError: a quota names what is no tag, or the file of examples cannot be read.
+    """
+    from pyspark.sql import functions as f
+
+    if spec.classifier is None:
+        return new, {}
+    tagger, facts = tagging.learn(_examples(spec, new), spec.classifier)
+    unknown = sorted(spec.quotas.keys() - spec.tags.keys() - {tagging.OTHER} - set(tagger.names if tagger else ()))
+    if unknown:
+        raise ValueError(f"ingest.curate.quotas names {unknown}, which no rule and no example does")
+    if tagger is None:
+        return new, {"classifier": facts}
+    without = new.where("tag IS NULL AND unfit IS NULL").select("prompt_id", "messages")
+    told = hold(map_rows(without, "prompt_id STRING, told STRING", _asking(tagger)))
+    facts["tagged"] = told.where("told IS NOT NULL").count()
+    new = new.join(told, "prompt_id", "left").withColumn("tag", f.coalesce("tag", "told")).drop("told")
+    return hold(new), {"classifier": facts}
+
+
+def _examples(spec: Curate, new: "DataFrame") -> list[tagging.Example]:
+    """What the classifier learns from: a file, or the questions that one rule alone fits."""
+    from pyspark.sql import functions as f
+
+    assert spec.classifier is not None  # asked by _tagged
+    most = spec.classifier.max_examples
+    if spec.classifier.labelled is not None:
+        known = tagging.read(spec.classifier.labelled)
+        return sorted(known, key=lambda e: ids.content_hash(e.text, e.tag))[:most]
+    sure = new.where("unfit IS NULL AND trim(rest) != ''").orderBy(f.xxhash64("prompt_id"), "prompt_id").limit(most)
+    return [tagging.Example(row["rest"], row["tag"]) for row in sure.select("rest", "tag").collect()]
+
+
+def _asking(tagger: tagging.Tagger) -> Callable[[Iterator[Row]], Iterator[Row]]:
+    def ask(rows: Iterator[Row]) -> Iterator[Row]:
+        while some := list(itertools.islice(rows, _AT_ONCE)):
+            told = tagger.tags([row["messages"][-1]["content"] for row in some])
+            for row, tag in zip(some, told, strict=True):
+                yield {"prompt_id": row["prompt_id"], "told": tag}
+
+    return ask
 
 
 def said(messages: list[Row]) -> str:
@@ -154,21 +206,3 @@ def _sides(project: Project, spec: Curate) -> Callable[[Iterator[Row]], Iterator
             yield {"unit": row["unit"], "name": name, "side": side or ids.split_of(name, seed, share)}
 
     return decide
-
-
-def _selected(round_: Round, spec: Curate, rows: "DataFrame") -> "DataFrame":
-    """The training prompts most worth having stay in `train`; the others wait as `spare`."""
-    from pyspark.sql import functions as f
-
-    assert spec.limit is not None  # asked by curate
-    good = round_.lake.read(lake.REWARDS).groupBy("prompt_id").agg(f.avg(f.expr("double(reward > 0.5)")).alias("good"))
-    felt = round_.lake.read(lake.FEEDBACK).groupBy("request_id").agg(((f.avg("value") + 1) / 2).alias("felt"))
-    train = rows.where("reason IS NULL AND split IN ('train', 'spare')").join(good, "prompt_id", "left")
-    found = train.join(felt, "request_id", "left").select("prompt_id", "cluster", "tag", f.coalesce("good", "felt"))
-    prompts = [Prompt(*row) for row in found.toLocalIterator()]
-    taken = choose(prompts, spec.limit, spec.quotas, {str(name): weight for name, weight in spec.weights.items()})
-    chosen = round_.lake.spark.createDataFrame([(each, True) for each in taken], "prompt_id STRING, taken BOOLEAN")
-    side = f.when(f.expr("split IN ('train', 'spare')"), f.expr("if(taken, 'train', 'spare')")).otherwise(
-        f.col("split")
-    )
-    return rows.join(chosen, "prompt_id", "left").withColumn("split", side).drop("taken")

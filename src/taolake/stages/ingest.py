@@ -36,17 +36,20 @@ def ingest(round_: Round) -> Outcome:
         parsed = hold(_parsed(round_))
         good, bad = parsed.where(f.col("reason").isNull()), parsed.where(f.col("reason").isNotNull())
         folded = hold(_fold(good, round_.project.task.name))
-        prompts = hold(curate(round_, folded, hold) if round_.project.ingest.curate else _as_they_are(folded))
+        who = asked(good)
+        curated = round_.project.ingest.curate is not None
+        prompts, facts = curate(round_, folded, who, hold) if curated else (_as_they_are(folded), {})
+        prompts = hold(prompts)
         kept, left = prompts.where("reason IS NULL").drop("reason"), prompts.where("reason IS NOT NULL")
         counts = _counts(parsed, folded, kept, left)
         # Who asked comes first: a prompt that is there has its askers, also where a run is killed in between.
-        round_.lake.merge(lake.ASKED, asked(good))
+        round_.lake.merge(lake.ASKED, who)
         round_.lake.merge(lake.PROMPTS, kept)
         start = f.substring(f.element_at("messages", -1)["content"], 1, 200).alias("excerpt")
         both = bad.select("source", "reason", "excerpt").union(left.select("source", "reason", start))
         place = f.lit("ingest").alias("stage"), f.col("source").alias("source_id")
         round_.lake.insert_new(lake.QUARANTINE, both.select(*place, "reason", "excerpt"))
-    return Outcome(counts["kept"], 0, counts)
+    return Outcome(counts["kept"], 0, counts | facts)
 
 
 def _as_they_are(folded: "DataFrame") -> "DataFrame":

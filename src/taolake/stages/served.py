@@ -3,13 +3,19 @@
 Not one of the stages of a round. Versions of one model share a server, each adapter under its own name.
 """
 
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from taolake.config import Project, Version
-from taolake.gateway.server import Model, Plan, Routes
+from taolake.gateway.fleet import Told
+from taolake.gateway.servers import Model, Plan
 from taolake.gateway.split import Upstream
 from taolake.serving.local import CANARY, routes_of
 from taolake.stages import registry
+
+# Between two releases nothing waits for its signals, and before the second there is none to go back to.
+_AT_TIMES = (CANARY, "previous")
 
 
 def plan(project: Project) -> Plan:
@@ -32,12 +38,13 @@ def plan(project: Project) -> Plan:
             asked, entity = version.upstream_model or version.name, version.entity or version.name
             versions.append(Upstream(version.name, version.model, asked, entity, version.share))
             continue
-        if version.name == CANARY and not version.model and not _waits(project):
+        if version.name in _AT_TIMES and not version.model and not _there(project, version.name):
             continue
         weights, tokenizer, found = _weights(project, version, work)
         known = models.get((weights, tokenizer))
-        # The server's own name is its weights', unless an adapter has it.
-        base = known or Model(version.name if not version.adapter else f"{version.name}_base", weights, tokenizer)
+        # A server's name is its weights': an alias moves on, and an adapter has its own.
+        own = found if not version.adapter else f"{version.name}_base"
+        base = known or Model(own, weights, tokenizer)
         if version.adapter:
             base = Model(base.name, weights, tokenizer, (*base.adapters, (version.name, version.adapter)))
         models[weights, tokenizer] = base
@@ -46,8 +53,8 @@ def plan(project: Project) -> Plan:
     return Plan(project.name, project.lake, work, tuple(models.values()), tuple(versions), _arguments(project))
 
 
-def routes(project: Project) -> Routes | None:
-    """Reads the shares that the registered model's tag gives its versions; None where no version is registered."""
+def told(project: Project) -> Callable[[], Told] | None:
+    """Reads which versions the registry wants served, and with what shares; None where no version is registered."""
     if all(version.model for version in project.gateway.versions):
         return None
     import mlflow
@@ -55,20 +62,25 @@ def routes(project: Project) -> Routes | None:
     registry.connect(project)
     client, name = mlflow.MlflowClient(), project.register_.name
 
-    def read() -> dict[str, float]:
-        tags = client.get_registered_model(name).tags
-        return {f"{name}/{version}": float(share) for version, share in routes_of(tags).items()}
+    @lru_cache(maxsize=1)
+    def planned(aliases: tuple[tuple[str, int], ...]) -> Plan:
+        return plan(project)
+
+    def read() -> Told:
+        model = client.get_registered_model(name)
+        shares = {f"{name}/{version}": float(share) for version, share in routes_of(dict(model.tags)).items()}
+        return planned(tuple(sorted((alias, int(number)) for alias, number in model.aliases.items()))), shares
 
     return read
 
 
-def _waits(project: Project) -> bool:
-    """Whether a version waits for its signals: between two releases nothing has the alias `canary`."""
+def _there(project: Project, alias: str) -> bool:
+    """Whether a version has the alias."""
     import mlflow
 
     registry.connect(project)
     found = mlflow.MlflowClient().search_registered_models(f"name = '{project.register_.name}'")
-    return any(CANARY in model.aliases for model in found)
+    return any(alias in model.aliases for model in found)
 
 
 def _arguments(project: Project) -> tuple[str, ...]:
