@@ -22,6 +22,7 @@ from taolake.training.job import RESULT, TrainJob, write_atomic
 
 _NOTE = "handed_over.json"
 _ONE_S_OWN = ("job.json",)  # names the stage's folders, and is what it knows its job by
+_MARKS = ("trainer_state.json", RESULT)  # of a whole checkpoint, and of a whole training
 
 
 def hand_over(work: Path, job: TrainJob, model: str, revision: str | None) -> None:
@@ -57,7 +58,15 @@ def main(argv: Sequence[str]) -> int:
         try:
             return subprocess.run(_command(job), env={**os.environ, "PYTHONUNBUFFERED": "1"}, check=False).returncode
         finally:  # checkpoints too: another machine goes on from them
-            shutil.copytree(local, home, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_ONE_S_OWN))
+            bring_home(local, home)
+
+
+def bring_home(local: Path, home: Path) -> None:
+    """Copy what was made; what says that something is whole comes last, so that a kill in between makes nothing wrong."""
+    shutil.copytree(local, home, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_ONE_S_OWN, *_MARKS))
+    for mark in _MARKS:
+        for path in local.rglob(mark):
+            write_atomic(home / path.relative_to(local), path.read_text(encoding="utf-8"))
 
 
 def _here(job: TrainJob, local: Path, model: str, revision: str | None) -> TrainJob:
