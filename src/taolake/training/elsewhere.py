@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def bring_home(local: Path, home: Path) -> None:
-    """Copy what was made; what says that something is whole comes last, so that a kill in between makes nothing wrong."""
+    """Copy what was made; what says that something is whole comes last, so that no kill makes it say so wrongly."""
     shutil.copytree(local, home, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*_ONE_S_OWN, *_MARKS))
     for mark in _MARKS:
         for path in local.rglob(mark):
