@@ -118,7 +118,9 @@ def test_looking_changes_nothing_and_a_killed_run_decides_alike(
     assert same(weights_of(again.folder), weights_of(straight.folder))
 
 
-@pytest.mark.parametrize("inside", ["rft", "dpo", "kto", "grpo", "rloo"])
+@pytest.mark.parametrize(
+    "inside", ["rft", "dpo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("kto", "grpo", "rloo"))]
+)
 def test_brakes_look_inside_the_trainers_of_trl(base: str, tmp_path: Path, inside: str) -> None:
     """TRL patches the model's forward; a look must read the log-probabilities that it reads in a plain trainer."""
     rows, entropy = selections(base), []

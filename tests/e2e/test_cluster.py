@@ -109,6 +109,7 @@ def test_local_cluster_writes_the_same_table(
     assert rows(spark, made) == expected
 
 
+@pytest.mark.slow
 def test_the_command_s_exit_code_is_the_script_s_and_a_bad_cluster_says_why(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--folder", str(tmp_path), "--workers", "1", "--"]
     done = subprocess.run([*command, sys.executable, "-c", "raise SystemExit(7)"], timeout=120)

@@ -339,6 +339,7 @@ def test_reward_adapter_is_merged_with_its_head(base: str, tmp_path: Path) -> No
     assert reward.accuracy(reward.load(result.folder), parts["eval"])["accuracy"] == result.metrics["eval_accuracy"]
 
 
+@pytest.mark.slow  # what it compares changes with a library alone
 def test_vllm_scores_what_hf_scores(reward_model: TrainResult) -> None:
     from taolake.training import reward
 

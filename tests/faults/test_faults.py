@@ -131,12 +131,11 @@ def an_answer_lost(world: World, moments: int) -> None:
     world.check(0)
 
 
-FAULTS = [one_worker_killed, the_driver_killed, the_executor_killed, an_answer_lost]
+FAULTS = [the_driver_killed, one_worker_killed, the_executor_killed, an_answer_lost]
 
 
-# Slow for the last two: a lost answer to a commit is also in tests/spark/test_ledger.py, and what an executor's end
-# leaves to others is what a worker's does.
-@pytest.mark.parametrize("fault", [*FAULTS[:2], *(pytest.param(fault, marks=pytest.mark.slow) for fault in FAULTS[2:])])
+# Slow for the others: a lost answer to a commit is also in tests/spark/test_ledger.py, a worker's end in test_workers.
+@pytest.mark.parametrize("fault", [FAULTS[0], *(pytest.param(fault, marks=pytest.mark.slow) for fault in FAULTS[1:])])
 def test_a_random_moment(ingested: Path, tmp_path: Path, expected: list[tuple[str, str]], fault: Any) -> None:
     world = World(ingested, tmp_path)
     fault(world, 1)

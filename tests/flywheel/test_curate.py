@@ -188,6 +188,7 @@ def test_no_near_duplicate_crosses_and_no_old_cluster_moves(spark: SparkSession,
     assert {after[a]["cluster"] == after[b]["cluster"] for a, b in pairs} == {True}
 
 
+@pytest.mark.slow  # its arithmetic is in test_tagging
 def test_a_classifier_tags_what_no_rule_fits_and_quotas_hold_for_both(spark: SparkSession, tmp_path: Path) -> None:
     """Half of the questions of each kind hold the rule's word; the others are known by the words beside it."""
     asked = [question(kind, i, sure=i % 2 == 0) for kind in KINDS for i in range(60)] + texts(10, 9)
@@ -223,6 +224,7 @@ def test_a_persons_prompts_stay_together_and_the_newest_are_held_out(spark: Spar
     assert [rows[text]["split"] for text in asked[:4]] == ["train", "train", "holdout", "holdout"]
 
 
+@pytest.mark.slow
 def test_every_request_of_a_prompt_says_how_difficult_it_was(spark: SparkSession, tmp_path: Path) -> None:
     """Nobody says a word about the first request of a hard prompt: the second is disliked, or its answer is mended."""
     hard, easy = texts(3, 7), texts(6, 8)

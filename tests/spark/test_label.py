@@ -89,6 +89,7 @@ def test_other_forms_say_the_same(round_: Round, tmp_path: Path, form: str) -> N
     assert rows_of(round_) == wanted_rows()
 
 
+@pytest.mark.slow
 def test_an_answer_of_ours_gets_its_candidate_s_name(spark: SparkSession, tmp_path: Path) -> None:
     write_log(tmp_path / "log.jsonl", ["q1"])
     round_ = open_round(spark, fake_project(tmp_path, ingest=review(tmp_path), generate=with_review(8)))
@@ -105,6 +106,7 @@ def test_an_answer_of_ours_gets_its_candidate_s_name(spark: SparkSession, tmp_pa
     assert row["rejected"] not in texts
 
 
+@pytest.mark.slow
 def test_what_people_said_on_mlflow_traces(round_: Round) -> None:
     """Real traces and assessments in a real store; a judge's word is refused, and so is an overridden one."""
     import mlflow

@@ -154,7 +154,7 @@ class Quiet:
         return Beats()
 
 
-@pytest.mark.parametrize("landed", [False, True])
+@pytest.mark.parametrize("landed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_answers_that_were_not_committed_or_seemed_so_are_not_asked_again(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, landed: bool
 ) -> None:
@@ -183,6 +183,7 @@ def test_answers_that_were_not_committed_or_seemed_so_are_not_asked_again(
     assert list((tmp_path / "work" / "plan").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_chunk_with_too_few_rows_is_not_committed(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,10 @@ def test_a_notebook_runs_its_stage_and_shows_what_it_writes(stage: stages.Stage)
     assert f'notebook.finish(dbutils, "{stage.name}", outcome)' in text
 
 
+# A round by notebooks; tests/e2e/test_round.py has one too, of real parts.
+by_notebooks = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def finished(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Ingest to select by notebook, on the fake engine; then the tour, with an evaluation put on record by hand."""
@@ -97,6 +101,7 @@ def detail(finished: dict[str, Any], name: str) -> Any:
     return json.loads(finished["ran"][name].exited)
 
 
+@by_notebooks
 def test_each_notebook_leaves_with_its_task_value(finished: dict[str, Any]) -> None:
     records = finished["round"].records()
     assert list(finished["ran"]) == [*NAMES[1:8], NAMES[0]]
@@ -112,6 +117,7 @@ def test_each_notebook_leaves_with_its_task_value(finished: dict[str, Any]) -> N
         assert records[stage].state == "done"
 
 
+@by_notebooks
 def test_ingest_accounts_for_every_line(finished: dict[str, Any]) -> None:
     counts = detail(finished, "01_ingest")
     assert {key: counts[key] for key in ("in", "kept", "folded", "quarantined")} == {
@@ -121,6 +127,7 @@ def test_ingest_accounts_for_every_line(finished: dict[str, Any]) -> None:
     assert [frame.count() for frame in finished["ran"]["01_ingest"].shown] == [12, 1]
 
 
+@by_notebooks
 def test_generate_to_reward_write_the_rows_of_the_plan(finished: dict[str, Any]) -> None:
     counts = detail(finished, "01_ingest")
     train, holdout = counts["train"], counts["holdout"]
@@ -138,15 +145,18 @@ def test_generate_to_reward_write_the_rows_of_the_plan(finished: dict[str, Any])
     assert detail(finished, "05_reward")["candidates"] == base - holdout
 
 
+@by_notebooks
 def test_the_table_shown_is_the_one_written(finished: dict[str, Any]) -> None:
     for name, stage in zip(NAMES[1:8], stages.STAGES, strict=False):
         assert finished["ran"][name].shown[0].columns == stage.writes.schema().names
 
 
+@by_notebooks
 def test_a_second_run_does_nothing_and_says_the_same(finished: dict[str, Any]) -> None:
     assert finished["again"].exited == finished["ran"]["02_generate"].exited
 
 
+@by_notebooks
 def test_the_tour_draws_every_step(finished: dict[str, Any]) -> None:
     figures = finished["ran"]["00_tour"].shown
     assert [type(figure) for figure in figures] == [Figure] * 5

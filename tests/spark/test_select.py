@@ -39,6 +39,7 @@ def upto_select(spark: SparkSession, made: Project) -> Round:
     return round_
 
 
+@pytest.mark.slow  # a whole round; the arithmetic is in test_peak
 def test_a_reward_that_finds_right_answers_sets_k(spark: SparkSession, folder: Path) -> None:
     select = {"measured_by": "judge", "best_of": 6}
     round_ = upto_select(spark, project(folder, {"two": 1.0}, select=select))

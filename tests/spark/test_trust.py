@@ -125,6 +125,7 @@ def test_a_good_reward_passes_with_its_numbers(made: Made, tmp_path: Path) -> No
         page.write(round_, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_same_tables_give_the_same_detail(made: Made) -> None:
     assert trust.trust(made()).detail == trust.trust(made()).detail
 
@@ -155,7 +156,8 @@ def test_prompts_a_reward_model_trained_on_are_left_out(made: Made) -> None:
     assert {p.chosen_text for p in every} <= WORTH.keys() and {p.chosen_policy for p in every} == {round_.base.id}
 
 
-@pytest.mark.parametrize("kind", ["platt", pytest.param("isotonic", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["platt", "isotonic"])
 def test_calibrated_rewards_are_chances(made: Made, kind: str) -> None:
     round_ = made(reward=GOOD | {"calibrate": kind, "min_choices": 10, "require": ["query"]})
     rows = reward.current(round_, round_.base).join(round_.lake.read(lake.CANDIDATES), "candidate_id")
