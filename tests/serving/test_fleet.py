@@ -102,7 +102,7 @@ def asking(running: Running) -> Iterator[list[str]]:
 
 def stand_in(url: str) -> int:
     """The process behind a URL."""
-    mine = psutil.Process().children(recursive=True)
+    mine = [p for p in psutil.Process().children(recursive=True) if p.status() != psutil.STATUS_ZOMBIE]
     port = url.rpartition(":")[2].removesuffix("/v1")
     found: int
     (found,) = (child.pid for child in mine if child.cmdline()[1:3] == [upstream.__file__, port])

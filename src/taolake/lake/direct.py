@@ -95,19 +95,24 @@ def make(location: str, table: Table, schema: "pa.Schema | DeltaSchema | None" =
         schema: where somebody has it; `_schema` knows the types alone that are written here.
     """
     from deltalake import DeltaTable
+    from deltalake.exceptions import CommitFailedError
 
     if "/" not in location and location.count(".") == 1:
         raise ValueError(f"got lake {location!r}, wanted a folder: without Spark only a local lake can be written")
     folder = str(Path(location).resolve() / table.name)
     if not DeltaTable.is_deltatable(folder):
-        DeltaTable.create(
-            folder,
-            schema=_schema(table) if schema is None else schema,
-            mode="ignore",
-            name=table.name,
-            description=table.comment,
-            configuration=dict(PROPERTIES),
-        )
+        try:
+            DeltaTable.create(
+                folder,
+                schema=_schema(table) if schema is None else schema,
+                mode="ignore",
+                name=table.name,
+                description=table.comment,
+                configuration=dict(PROPERTIES),
+            )
+        except CommitFailedError:  # another writer was quicker
+            if not DeltaTable.is_deltatable(folder):
+                raise
     return folder
 
 
