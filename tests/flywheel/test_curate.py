@@ -207,6 +207,7 @@ def test_a_classifier_tags_what_no_rule_fits_and_quotas_hold_for_both(spark: Spa
     assert sum(row["split"] == "spare" for row in rows.values()) > 40
 
 
+@pytest.mark.slow
 def test_a_persons_prompts_stay_together_and_the_newest_are_held_out(spark: SparkSession, tmp_path: Path) -> None:
     asked = texts(13, 5)
     said = [{"user_id": f"u{i % 4}", "logged_at": f"2026-11-{10 + i % 4}T10:00:00.000Z"} for i in range(12)]

@@ -105,6 +105,7 @@ def test_a_hole_in_the_middle_is_filled(spark: SparkSession, tmp_path: Path) -> 
     assert keys(round_) == before
 
 
+@pytest.mark.slow
 def test_chunks_keep_their_ids_when_others_are_done(spark: SparkSession, tmp_path: Path) -> None:
     """A run that goes on must find what an earlier one had begun, in whatever order chunks were committed."""
     round_ = started(spark, tmp_path)
@@ -197,6 +198,7 @@ def test_a_chunk_with_too_few_rows_is_not_committed(
     assert len(keys(round_)) == sum(keys(round_).values()) == 80
 
 
+@pytest.mark.slow
 def test_the_stage_says_what_the_run_cost(spark: SparkSession, tmp_path: Path) -> None:
     poisoned = {"kind": "fake", "answers": ["select 1"], "poison": "question 7"}
     detail = fill(started(spark, tmp_path, engine=poisoned), plain=4).detail
@@ -343,6 +345,7 @@ def test_drivers_that_both_commit_make_no_duplicates(
     assert set(keys(strict[0]).values()) == {1}
 
 
+@pytest.mark.slow
 def test_a_round_stops_at_its_limit_and_goes_on_with_a_higher_one(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,6 +185,7 @@ def test_the_version_follows_the_choices_and_a_second_run_writes_nothing(made: M
     assert reward.version(round_) != before
 
 
+@pytest.mark.slow
 def test_a_function_that_changes_its_mind_is_refused(made: Made) -> None:
     moody = {"kind": "function", "name": "moody", "target": "tests.spark.test_trust:moody"}
     round_ = made(scorers=[*SCORERS, moody], trust={"max_noise": 0.1}, reward=GOOD)
@@ -215,6 +216,7 @@ def test_the_gate_refuses_a_gamed_reward(spark: SparkSession, tmp_path: Path) ->
     assert "over-optimised, as it loses 0.300 from 1 to 4 attempts" in detail["curve"]
 
 
+@pytest.mark.slow
 def test_the_page_is_made_from_the_row_of_a_refused_round_too(made: Made, tmp_path: Path) -> None:
     round_ = made(reward=BAD)
     with pytest.raises(TrustError) as caught:
