@@ -8,7 +8,8 @@ from pyspark.sql import SparkSession
 from taolake.session import local_session
 
 # By the time they take: two workers that begin with the long files end together.
-LONG = ("faults", "round", "judge", "trust", "reward_model", "stages", "ledger", "cluster", "training", "label", "ask")
+LONG = ("round", "faults", "ledger", "training", "ask", "trust", "judge", "rows", "stages", "ingest", "label", "brakes",
+        "labelled", "across", "lineage", "curate", "algorithms", "reward_model", "collect", "canary")  # fmt: skip
 
 
 @pytest.fixture(scope="session")

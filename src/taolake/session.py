@@ -86,7 +86,7 @@ def _standard_error_to(log: Path | None) -> Iterator[None]:
         with log.open("ab") as handle:
             os.dup2(handle.fileno(), 2)
         yield
-    except Exception as error:
+    except Exception as error:  # whatever it was, the reason stands in the log alone
         tail = log.read_text(errors="replace")[-2000:]
         raise RuntimeError(f"Spark did not start ({error}); the end of {log}:\n{tail}") from error
     finally:

@@ -188,7 +188,6 @@ def test_no_near_duplicate_crosses_and_no_old_cluster_moves(spark: SparkSession,
     assert {after[a]["cluster"] == after[b]["cluster"] for a, b in pairs} == {True}
 
 
-@pytest.mark.slow  # its arithmetic is in test_tagging
 def test_a_classifier_tags_what_no_rule_fits_and_quotas_hold_for_both(spark: SparkSession, tmp_path: Path) -> None:
     """Half of the questions of each kind hold the rule's word; the others are known by the words beside it."""
     asked = [question(kind, i, sure=i % 2 == 0) for kind in KINDS for i in range(60)] + texts(10, 9)

@@ -6,8 +6,20 @@ from typing import Any
 
 import pytest
 
-from taolake.stages import base, served
+from taolake.config import Project
+from taolake.stages import base, registry, served
 from tests.projects import fake_project
+
+
+def one_version(project: Project) -> Any:
+    """A registry of the project's own with version 1; the client that asks it."""
+    import mlflow
+
+    registry.connect(project)
+    client = mlflow.MlflowClient()
+    client.create_registered_model(project.register_.name)
+    client.create_model_version(project.register_.name, project.work)
+    return client
 
 
 def note(folder: Path, number: int) -> Any:
@@ -50,15 +62,8 @@ def test_a_round_goes_on_from_where_it_began(fetched: list[Path], tmp_path: Path
 
 def test_an_adopted_version_is_the_project_s_own_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No copy, and so no answers that count as self-made."""
-    import mlflow
-
-    from taolake.stages import registry
-
     project = fake_project(tmp_path, flywheel={"base": "live"})
-    registry.connect(project)
-    client = mlflow.MlflowClient()
-    client.create_registered_model("fake")
-    client.create_model_version("fake", str(tmp_path))
+    client = one_version(project)
     client.set_model_version_tag("fake", "1", "taolake.adopted", "true")
     monkeypatch.setattr(served, "registered", lambda *given: ("weights", "tokenizer", "fake/1"))
     assert base.begin(project, 2) is project
@@ -66,16 +71,10 @@ def test_an_adopted_version_is_the_project_s_own_model(monkeypatch: pytest.Monke
 
 
 def test_a_tuned_version_is_one_folder_and_lineage_knows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import mlflow
-
-    from taolake.stages import registry
     from taolake.stages.round import policy
 
     project = fake_project(tmp_path, flywheel={"base": "live"})
-    registry.connect(project)
-    client = mlflow.MlflowClient()
-    client.create_registered_model("fake")
-    client.create_model_version("fake", str(tmp_path))
+    client = one_version(project)
     for name in ("weights", "tokenizer"):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"{name}.json").write_text("{}")
@@ -87,15 +86,8 @@ def test_a_tuned_version_is_one_folder_and_lineage_knows_it(monkeypatch: pytest.
 
 
 def test_the_untuned_model_does_not_replace_a_champion(tmp_path: Path) -> None:
-    import mlflow
-
-    from taolake.stages import registry
-
     project = fake_project(tmp_path)
-    registry.connect(project)
-    client = mlflow.MlflowClient()
-    client.create_registered_model("fake")
-    client.create_model_version("fake", str(tmp_path))
+    client = one_version(project)
     client.set_registered_model_alias("fake", "champion", "1")
     with pytest.raises(ValueError, match="version 1 of fake is champion already"):
         base.adopt(project)

@@ -43,13 +43,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(model.name)
         if model.name == "m/9":
             return [sys.executable, "-c", "raise SystemExit('no such weights')"]
-        return [
-            sys.executable,
-            upstream.__file__,
-            str(port),
-            str(PACE_S),
-            str(WORDS),
-        ]
+        return [sys.executable, upstream.__file__, *map(str, (port, PACE_S, WORDS))]
 
     monkeypatch.setattr(servers, "_command", command)
     return names

@@ -92,6 +92,15 @@ def prepared(act: str) -> Workspace:
     return here
 
 
+def undisturbed(act: str) -> Workspace:
+    """The workspace after an act that nothing stopped."""
+    here = prepared(act)
+    with serving(here) as url:
+        story(connect(url), act)
+    assert here.unknown == []
+    return here
+
+
 def state(here: Workspace) -> Any:
     """What matters at the end; ids and counters do not."""
     shown = {

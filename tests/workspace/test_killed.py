@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from tests.workspace.fake import Fault, Workspace, serving
-from tests.workspace.story import ACTS, connect, play, prepared, state, story
+from tests.workspace.story import ACTS, play, prepared, state
+from tests.workspace.story import undisturbed as whole
 
 CHANGES = "POST|PUT|PATCH|DELETE"  # questions to the new version too: between them the verdict is not yet written
 PATIENCE_S = 60
@@ -30,13 +31,8 @@ def warm() -> Iterator[ForkServerContext]:
 @pytest.fixture(scope="module")
 def undisturbed() -> dict[str, tuple[Any, int]]:
     """Of every act, the workspace at its end and how many requests changed or asked something."""
-    found = {}
-    for act in ACTS:
-        here = prepared(act)
-        with serving(here) as url:
-            story(connect(url), act)
-        found[act] = (state(here), sum(call.method != "GET" for call in here.calls))
-    return found
+    asked = {act: whole(act) for act in ACTS}
+    return {act: (state(here), sum(call.method != "GET" for call in here.calls)) for act, here in asked.items()}
 
 
 def run_killed(warm: ForkServerContext, here: Workspace, url: str, act: str, kill: int, applied: bool) -> None:

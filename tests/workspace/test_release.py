@@ -19,6 +19,7 @@ from taolake.serving.release import Waiting
 from taolake.serving.steps import Do
 from tests.workspace.fake import Fault, Workspace, serving
 from tests.workspace.story import ACTS, MODEL, SERVE, SIGNALS, connect, patience, prepared, state, story, want
+from tests.workspace.story import undisturbed as whole
 
 
 class Killed(BaseException):
@@ -235,14 +236,8 @@ def stop_at(beginning: str) -> Callable[[str], None]:
 @pytest.fixture(scope="module")
 def undisturbed() -> dict[str, tuple[Any, int]]:
     """Of every act, the workspace at its end and how many changes it took."""
-    found = {}
-    for act in ACTS:
-        here = prepared(act)
-        with serving(here) as url:
-            story(connect(url), act)
-        assert here.unknown == []
-        found[act] = (state(here), len(here.changes))
-    return found
+    asked = {act: whole(act) for act in ACTS}
+    return {act: (state(here), len(here.changes)) for act, here in asked.items()}
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

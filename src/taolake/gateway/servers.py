@@ -120,7 +120,7 @@ class Servers:
             )
         try:
             self._wait(child, port, model.name, path)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: nobody else knows of the child yet
             _end(child)
             raise
         self._say(f"{model.name}: up after {time.monotonic() - started:.0f} s")

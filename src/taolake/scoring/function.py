@@ -33,7 +33,7 @@ class FunctionCheck:
         try:
             result = load_function(self.spec.target)(messages, answer, **self.spec.options)
             score = sound(result if isinstance(result, Score) else Score(result))
-        except Exception as error:
+        except Exception as error:  # the user's function, on one answer
             return Score(None, "error", detail={"error": f"{type(error).__name__}: {error}"[:500]})
         if score.value is None:
             return Score(None, "abstain", score.answer_key, score.detail) if score.status == "ok" else score

@@ -183,7 +183,7 @@ def run(round_: Round, name: str) -> tuple[Outcome, bool]:
     with Meter() as meter:
         try:
             outcome = stage.call(round_)
-        except BaseException as error:
+        except BaseException as error:  # Ctrl-C too is written down, and goes on its way
             known = {"error": f"{type(error).__name__}: {error}"[:1000], **getattr(error, "detail", {})}
             book.write("failed", Outcome(0, 0, known), meter)
             raise

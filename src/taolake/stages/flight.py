@@ -66,7 +66,7 @@ def _flagged(failed: threading.Event, step: Callable[[], Half]) -> Half:
     """Do a step; if it fails, say so before the other thread can begin anything."""
     try:
         return step()
-    except BaseException:
+    except BaseException:  # Ctrl-C too must stop the other thread
         failed.set()
         raise
 

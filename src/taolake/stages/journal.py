@@ -96,7 +96,7 @@ def opened(folder: Path, attempt: int, every_s: float) -> Iterator[Book]:
     book = Book(folder, attempt, every_s)
     try:
         yield book
-    except Exception as error:
+    except Exception as error:  # whatever an engine dies of
         book.died(f"{type(error).__name__}: {error}")
         raise
     finally:
