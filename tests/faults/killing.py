@@ -26,7 +26,6 @@ class Run:
         log: where it writes what it says.
         master: Spark master URL.
         module: run in place of the command line, with the same arguments.
-        stage: what to run.
     """
 
     def __init__(
@@ -35,10 +34,9 @@ class Run:
         log: Path,
         master: str = "local[2]",
         module: tuple[str, ...] = ("taolake",),
-        stage: str = "generate",
     ) -> None:
         self._log = log
-        command = [sys.executable, "-m", *module, "stage", stage, str(config)]
+        command = [sys.executable, "-m", *module, "stage", "generate", str(config)]
         environment = os.environ | {"TAOLAKE_MASTER": master}
         with log.open("ab") as handle:
             self.process = subprocess.Popen(

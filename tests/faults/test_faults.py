@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import yaml
+from pyspark.sql import SparkSession
 
+from taolake import stages
 from taolake.config import Project
 from tests.faults.killing import Run, lines, table
-from tests.projects import fake_project, write_log
+from tests.projects import fake_project, open_round, write_log
 
 SEED = int(os.environ.get("TAOLAKE_FAULT_SEED") or random.SystemRandom().randrange(10**6))
 QUESTIONS, WIDTH, DELAY_S, JOURNAL_S = 60, 8, 0.06, 0.4
@@ -26,22 +28,19 @@ CLUSTER = "local-cluster[1,1,1024]"
 
 
 @pytest.fixture(scope="module")
-def ingested(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ingested(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which prompts are ingested, to be copied."""
     folder = tmp_path_factory.mktemp("ingested")
     write_log(folder / "log.jsonl", [f"question {i}" for i in range(QUESTIONS)])
-    write_project(folder, fake_project(folder))
-    with Run(folder / "p.yml", folder / "said", stage="ingest") as run:
-        run.finish()
+    stages.run(open_round(spark, fake_project(folder)), "ingest")
     return folder
 
 
 @pytest.fixture(scope="module")
-def expected(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
+def expected(spark: SparkSession, ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
     """What a run that nothing disturbs writes."""
     world = World(ingested, tmp_path_factory.mktemp("undisturbed"), delay_s=0.0)
-    with world.run() as run:
-        run.finish()
+    stages.run(open_round(spark, world.project), "generate")
     return world.rows()
 
 

@@ -216,11 +216,15 @@ class Lake:
 
         Two rows with equal values would cancel out: the columns given must be a key.
         """
+        return self.counted(rows, *columns)[0]
+
+    def counted(self, rows: "DataFrame", *columns: str) -> tuple[str, int]:
+        """As `content_id`, and how many rows they are, in one pass."""
         from pyspark.sql import functions as f
 
         halves = [f.bit_xor(f.xxhash64(f.lit(salt), *columns)) for salt in ("a", "b")]
         first, second, count = rows.agg(*halves, f.count(f.lit(1))).collect()[0]
-        return content_hash(first, second, count)
+        return content_hash(first, second, count), count
 
     def query(self, text: str) -> "DataFrame":
         """Run SQL in which our tables stand by their bare names after FROM, as in a dashboard."""

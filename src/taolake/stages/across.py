@@ -24,11 +24,7 @@ _IMITATING = ("tao", "rft")
 
 def tuned_here(round_: Round) -> dict[int, dict[str, Any]]:
     """What `train` wrote down in every earlier round: the policy it made."""
-    from pyspark.sql import functions as f
-
-    mine = (f.col("stage") == "train") & (f.col("state") == "done") & (f.col("round") < round_.number)
-    rows = round_.lake.read(lake.ROUNDS).where(mine).select("round", "detail").collect()
-    return {row["round"]: json.loads(row["detail"]) for row in rows}
+    return _earlier(round_, "train")
 
 
 def starts_from_own(round_: Round) -> bool:
@@ -125,6 +121,13 @@ def diverse(round_: Round, rows: "DataFrame") -> float | None:
     return share
 
 
+def _earlier(round_: Round, stage: str) -> dict[int, dict[str, Any]]:
+    """What a stage wrote down in every earlier round, the oldest first."""
+    done = round_.lake.rows(lake.ROUNDS, stage=stage, state="done")
+    told = {row["round"]: json.loads(row["detail"]) for row in done if row["round"] < round_.number}
+    return dict(sorted(told.items()))
+
+
 def _sizes(rows: "DataFrame") -> dict[int, int]:
     """How many imitated texts are there once, twice, ..."""
     from pyspark.sql import functions as f
@@ -137,9 +140,7 @@ def _first_imitated(round_: Round) -> "DataFrame":
     """What the first round that imitated learned from; no row before there was one."""
     from pyspark.sql import functions as f
 
-    mine = (f.col("stage") == "select") & (f.col("state") == "done") & (f.col("round") < round_.number)
-    rows = round_.lake.read(lake.ROUNDS).where(mine).orderBy("round").select("round", "detail").collect()
-    told = [(row["round"], json.loads(row["detail"])) for row in rows]
+    told = _earlier(round_, "select").items()
     number, selection = next(((n, d["selection"]) for n, d in told if d.get("diversity") is not None), (0, ""))
     return round_.lake.read(lake.SELECTIONS).where((f.col("round") == number) & (f.col("selection") == selection))
 

@@ -25,11 +25,10 @@ def candidates(round_: Round, policy: Policy) -> "DataFrame":
     from pyspark.sql import functions as f
 
     ours = f.col("task") == round_.project.task.name
-    prompts = round_.lake.read(lake.PROMPTS).where(ours).select("prompt_id", "split", "messages")
-    reviewed = round_.lake.read(lake.PREFERENCES).select("prompt_id").distinct()
-    prompts = prompts.where(f.col("split").isin(*SPLITS)).unionByName(
-        prompts.where(f.col("split") == "review").join(reviewed, "prompt_id", "left_semi")
-    )
+    chosen = round_.lake.read(lake.PREFERENCES).select("prompt_id", f.lit(True).alias("chosen")).distinct()
+    seen = f.col("split").isin(*SPLITS) | ((f.col("split") == "review") & f.col("chosen"))
+    prompts = round_.lake.read(lake.PROMPTS).where(ours).join(chosen, "prompt_id", "left").where(seen)
+    prompts = prompts.select("prompt_id", "split", "messages")
     mine = round_.lake.read(lake.CANDIDATES).where(f.col("policy") == policy.id)
     return mine.join(prompts, "prompt_id")
 

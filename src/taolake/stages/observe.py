@@ -92,9 +92,9 @@ def score(round_: Round, rows: "DataFrame") -> int:
         known = known.where((f.col("scorer") == each.name) & (f.col("scorer_version") == version))
         todo = sampled.join(known.select("request_id"), "request_id", "left_anti").persist()
         try:
-            missing = todo.count()
+            named, missing = round_.lake.counted(todo, "request_id")
             if missing:
-                chunk = ids.content_hash("watch", each.name, version, round_.lake.content_id(todo, "request_id"))
+                chunk = ids.content_hash("watch", each.name, version, named)
                 words = map_rows(todo, lake.ANSWER_SCORES.columns, _reader(each, version))
                 round_.lake.append_once(lake.ANSWER_SCORES, words, chunk)
         finally:

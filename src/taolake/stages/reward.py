@@ -63,14 +63,14 @@ def fill(round_: Round, policy: Policy) -> Outcome:
     map_ = calibration(round_)
     now = _version(plain, map_)
     new = _fill(round_, policy, now, map_)
-    mine = _current(round_, policy, now)
-    reasons = {
-        r["reason"]: r["n"] for r in mine.groupBy("reason").agg(f.countDistinct("prompt_id").alias("n")).collect()
-    }
-    written = mine.count()
-    detail = {"version": now, "prompts": mine.select("prompt_id").distinct().count(), "candidates": written}
+    prompts, written = f.countDistinct("prompt_id").alias("prompts"), f.count(f.lit(1)).alias("written")
+    told = _current(round_, policy, now).rollup("reason").agg(f.grouping("reason").alias("all"), prompts, written)
+    rows = told.collect()
+    whole = next((r for r in rows if r["all"]), {"prompts": 0, "written": 0})
+    detail = {"version": now, "prompts": whole["prompts"], "candidates": whole["written"]}
     detail |= {"calibration": map_.kind, "calibration_pairs": map_.pairs}
-    return Outcome(written if new else 0, 0, detail | {"abstained": {k: v for k, v in reasons.items() if k}})
+    detail["abstained"] = {r["reason"]: r["prompts"] for r in rows if r["reason"]}
+    return Outcome(whole["written"] if new else 0, 0, detail)
 
 
 def current(round_: Round, policy: Policy) -> "DataFrame":
@@ -100,10 +100,10 @@ def _fill(round_: Round, policy: Policy, prefix: str, map_: Calibration, reviewe
         todo = todo.join(round_.lake.read(lake.PREFERENCES).select("prompt_id").distinct(), "prompt_id", "left_semi")
     todo = todo.persist()
     try:
-        count = todo.count()
+        named, count = round_.lake.counted(todo, "prompt_id", "policy", "reward_version")
         if count:
-            chunk = ids.content_hash("reward", round_.lake.content_id(todo, "prompt_id", "policy", "reward_version"))
-            round_.lake.append_once(lake.REWARDS, map_rows(todo, lake.REWARDS.columns, _rule(round_, map_)), chunk)
+            rows = map_rows(todo, lake.REWARDS.columns, _rule(round_, map_))
+            round_.lake.append_once(lake.REWARDS, rows, ids.content_hash("reward", named))
     finally:
         todo.unpersist()
     return count

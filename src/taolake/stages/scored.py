@@ -61,9 +61,8 @@ def append(
     """Score what is missing on `tasks` tasks and commit it once; returns the rows that were missing."""
     todo = todo.persist()
     try:
-        missing = todo.count()
+        named, missing = round_.lake.counted(todo, *(key or ("candidate_id",)))
         if missing:
-            named = round_.lake.content_id(todo, *(key or ("candidate_id",)))
             chunk = ids.content_hash("score", scorer, version, named)
             spread = todo.repartition(tasks, "prompt_id").sortWithinPartitions("prompt_id")
             with round_.progress(f"score {scorer}", missing) as bar:

@@ -5,6 +5,7 @@ trains nothing and is counted. Where the project says by whom, the reward's pick
 (`best_of`); what earlier rounds add or forbid is said in `across`. Sources: docs/design.md sections 2 and 6.
 """
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from taolake import ids, lake
@@ -21,17 +22,15 @@ def select(round_: Round) -> Outcome:
     """Write the rows of this selection, once."""
     selection = fingerprints(round_.project)["select"]
     measured = best_of.measure(round_)
-    grouped = groups_of(round_).persist()
-    try:
+    with contextlib.ExitStack() as held:  # each is looked at more than once
+        held.callback((grouped := groups_of(round_).persist()).unpersist)
         k = measured["k"] if measured else round_.project.select.best_of
         rows, past = made_of(round_, grouped, selection, k)
         round_.lake.append_once(lake.SELECTIONS, rows, ids.content_hash(round_.number, selection))
-        made = written(round_, selection)
+        held.callback((made := written(round_, selection).persist()).unpersist)
         kinds = {r["kind"]: r["count"] for r in made.groupBy("kind").count().collect()}
         detail: dict[str, Any] = {"selection": selection, "content": content_of(round_, made), "rows": kinds}
         detail |= {"best_of": measured, **_facts(grouped), **past, "diversity": across.diverse(round_, made)}
-    finally:
-        grouped.unpersist()
     if not kinds.keys() - {"dev"}:
         raise ValueError(
             f"no prompt can be learned from: {detail}; look at `taolake tables rewards` for why they abstained"
