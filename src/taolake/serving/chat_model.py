@@ -26,6 +26,8 @@ class VllmModel(ChatModel):  # type: ignore[misc] # MLflow's class is Any at our
 
         self._pipe = self._pipe or pipeline("text-generation", model=self._folder)
         asked = [{"role": message.role, "content": message.content} for message in messages]
-        said = self._pipe(asked, max_new_tokens=params.max_tokens or 256, return_full_text=False)
+        # Where the weights say nothing about sampling the pipeline would draw at temperature 0.7.
+        drawn = bool(self._pipe.model.generation_config.do_sample)
+        said = self._pipe(asked, max_new_tokens=params.max_tokens or 256, do_sample=drawn, return_full_text=False)
         answer = {"role": "assistant", "content": said[0]["generated_text"]}
         return ChatCompletionResponse.from_dict({"choices": [{"index": 0, "message": answer}]})
