@@ -64,7 +64,10 @@ def test_labels_hold_the_answer_and_its_end_mark_only(base: str) -> None:
     assert end_id(tokenizer) == tokenizer.eos_token_id
 
 
-@pytest.mark.parametrize("lora", [{"rank": 16, "alpha": 64}, None])
+FOUR_BIT = {"rank": 16, "alpha": 64, "four_bit": True}
+
+
+@pytest.mark.parametrize("lora", [{"rank": 16, "alpha": 64}, FOUR_BIT, None])
 def test_imitation_teaches_the_winner_and_to_stop(base: str, tmp_path: Path, lora: dict[str, int] | None) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -141,7 +144,7 @@ def test_candidates_that_cannot_teach_are_left_out(base: str, tmp_path: Path) ->
     assert counts["rows"] == 2 and counts["too_long"] == 1
 
 
-@pytest.mark.parametrize("lora", [{"rank": 8, "alpha": 16}, None])
+@pytest.mark.parametrize("lora", [{"rank": 8, "alpha": 16}, {"rank": 8, "alpha": 16, "four_bit": True}, None])
 def test_log_ratios_follow_advantages(base: str, tmp_path: Path, lora: dict[str, int] | None) -> None:
     from taolake.training import tao
 

@@ -1,6 +1,7 @@
-"""Labels that may train: imitated beside the winners or alone, and refused where they would teach the test."""
+"""Labels that may train: imitated beside the winners or alone, a measure; refused where they would teach the test."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from pyspark.sql import SparkSession
 
 from taolake import ids, lake, stages
 from taolake.curation.labels import answers
+from taolake.stages import reward as stage_reward
 from taolake.stages.round import Round
 from tests.projects import fake_project, open_round, write_log
 
@@ -20,8 +22,9 @@ def turns(question: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": question}]
 
 
-def write_labels(path: Path, questions: list[str]) -> str:
-    path.write_text("".join(json.dumps({"messages": turns(q), "answer": f"right {q}"}) + "\n" for q in questions))
+def write_labels(path: Path, questions: list[str], answer: str = "right {}") -> str:
+    lines = [json.dumps({"messages": turns(q), "answer": answer.format(q)}) for q in questions]
+    path.write_text("".join(line + "\n" for line in lines))
     return str(path)
 
 
@@ -62,6 +65,37 @@ def test_labels_are_imitated(spark: SparkSession, folder: Path, tmp_path: Path, 
     assert sorted({row["text"] for row in told}) == sorted(f"right {q}" for q in some)
     assert len(told) == 3 * 4 == len({row["row_id"] for row in told}) and {row["kind"] for row in rows} == {"imitate"}
     assert (len(rows) == len(told)) is alone
+
+
+def test_labels_calibrate_the_reward_and_set_k(spark: SparkSession, folder: Path, tmp_path: Path) -> None:
+    """The reward says one thing of every answer but refusals; labels know that `select 2` is right."""
+    labelled = splits()["train"][:12]
+    label = {"kind": "label", "name": "right", "path": write_labels(tmp_path / "l.jsonl", labelled, "select 2")}
+    two = {"kind": "regex", "name": "two", "pattern": "select 2|dunno"}
+    reward = {"weights": {"two": 1.0}, "min_spread": 0.0}
+    calibrated = reward | {"calibrate": "platt", "calibrated_by": "right", "min_choices": 10}
+    sections = {"scorers": [two, label], "select": {"measured_by": "right"}, "evaluate": {"judge": "judge"}}
+    judge = {"kind": "regex", "name": "judge", "pattern": "select 2"}
+    sections["scorers"].append(judge)
+    sections["lake"] = str(shutil.copytree(folder / "lake", tmp_path / "lake"))
+    found = {}
+    for name, rule in {"plain": reward, "chances": calibrated}.items():
+        round_ = open_round(spark, fake_project(folder, **sections, reward=rule))
+        for stage in (*UPSTREAM, "select"):
+            stages.run(round_, stage)
+        rows = stage_reward.current(round_, round_.base).where("split = 'train'").select("text", "reward").collect()
+        found[name] = {text: {r["reward"] for r in rows if r["text"] == text} for text in ("select 1", "select 2")}
+        measured = round_.done("select").detail["best_of"]
+        assert measured["measured_by"] == "right" and measured["prompts"] <= 12 and measured["rise"]["low"] > 0
+    words = round_.lake.read(lake.SCORES).where("scorer = 'right'")
+    told = {(r["status"], r["value"]) for r in words.select("status", "value").collect()}
+    assert told == {("ok", 1.0), ("ok", 0.0), ("abstain", None)}
+    assert words.where("status = 'ok'").select("prompt_id").distinct().count() == 12
+    assert found["plain"] == {"select 1": {0.0}, "select 2": {1.0}}
+    # A prompt whose answers are all alike has no one to beat: one half.
+    assert 1 > max(found["chances"]["select 2"]) > 0.8 and min(found["chances"]["select 2"]) >= 0.5
+    assert 0 < min(found["chances"]["select 1"]) < 0.2 and max(found["chances"]["select 1"]) <= 0.5
+    assert round_.done("reward").detail["calibration"] == "platt"
 
 
 def test_a_label_of_the_holdout_is_refused(spark: SparkSession, folder: Path, tmp_path: Path) -> None:

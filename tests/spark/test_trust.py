@@ -160,7 +160,7 @@ def test_prompts_a_reward_model_trained_on_are_left_out(made: Made) -> None:
 @pytest.mark.parametrize("kind", ["platt", "isotonic"])
 def test_calibrated_rewards_are_chances(made: Made, kind: str) -> None:
     round_ = made(reward=GOOD | {"calibrate": kind, "min_choices": 10, "require": ["query"]})
-    rows = reward.current(round_, round_.base).join(round_.lake.read(lake.CANDIDATES), "candidate_id")
+    rows = reward.current(round_, round_.base)
     found = {(r["text"], r["reward"] == 0) for r in rows.where(f.col("reward").isNotNull()).collect()}
     assert {text for text, zero in found if zero} == {"dunno"} and ("dunno", False) not in found
     values = [r["reward"] for r in rows.where("text = 'select 2' AND reward IS NOT NULL").collect()]

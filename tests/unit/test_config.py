@@ -138,7 +138,7 @@ def test_an_unknown_key_is_refused_with_the_nearest(
         ("engine", {"kind": "mlx"}, "engine: Input tag 'mlx'"),
         ("prepare", "no colon", "prepare: String should match pattern"),
         ("reward.weights", {}, "reward.weights: Dictionary should have at least 1 item"),
-        ("evaluate.gold", {"path": "g", "compare": "sql"}, "gold.database must name the SQLite file"),
+        ("evaluate.gold", {"path": "g", "compare": "sql"}, "database must name the file"),
     ],
 )
 def test_a_value_out_of_range_is_refused(
@@ -333,6 +333,28 @@ def test_the_brakes_scorer_stands_apart(tmp_path: Path, brakes: dict[str, Any], 
     raw["train"]["brakes"] = brakes
     with pytest.raises(ValueError, match=said):
         Project.model_validate(raw)
+
+
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        ({"reward": {"weights": {"right": 1.0}}}, "cannot be the reward: name it in select.measured_by"),
+        ({"evaluate": {"judge": "right"}}, "cannot be evaluate.judge: name it in select.measured_by"),
+        (
+            {"reward": {"weights": {"query": 1.0}, "calibrated_by": "nobody"}},
+            "reward.calibrated_by names scorer 'nobody'",
+        ),
+        ({"reward": {"weights": {"query": 1.0}, "calibrated_by": "query"}}, "'query' is part of the reward"),
+    ],
+)
+def test_labels_that_may_train_measure_and_do_not_judge(tmp_path: Path, sections: dict[str, Any], reason: str) -> None:
+    rules = [{"kind": "regex", "name": name, "pattern": "select"} for name in ("query", "judge")]
+    scorers = [*rules, {"kind": "label", "name": "right", "path": "labels.jsonl"}]
+    rest = {"scorers": scorers, "reward": {"weights": {"query": 1.0}, "calibrated_by": "right"}}
+    made = fake_project(tmp_path, **rest, select={"measured_by": "right"})
+    assert made.reward.calibrated_by == "right" and "right" not in {s.name for s in made.watchers}
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        fake_project(tmp_path, **(rest | sections))
 
 
 @pytest.mark.parametrize(("algorithm", "alone"), [("dpo", False), ("tao", True)])

@@ -19,6 +19,26 @@ class Task(Section):
     description: str = Field("", description="One paragraph of business context, shown to judges and in the card.")
 
 
+class RightAnswers(Section):
+    """A file of prompts with right answers, and how another answer is held against one."""
+
+    path: str = Field(description="JSONL of `messages` and `answer`.")
+    compare: Literal["sql", "exact", "numeric"] = Field("exact", description="How an answer is held against the label.")
+    database: str | None = Field(None, description="For `sql`: where both queries run.")
+    dialect: Literal["sqlite", "duckdb"] = Field("sqlite", description="For `sql`: what the database is.")
+    rows: Literal["multiset", "spider", "bird"] = Field(
+        "multiset",
+        description="For `sql`: when two results are the same. `multiset`: duplicates count, order only under ORDER "
+        "BY, numbers to six digits after the point; `spider`: any order of the columns too; `bird`: as sets of rows.",
+    )
+
+    @model_validator(mode="after")
+    def _sql_has_database(self) -> Self:
+        if self.compare == "sql" and not self.database:
+            raise ValueError("compare is sql, so database must name the file to run both queries on")
+        return self
+
+
 class Source(Section):
     """Where prompts come from."""
 

@@ -5,26 +5,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from taolake.config.base import Name, Section, Share
+from taolake.config.inputs import RightAnswers
 
 
-class Gold(Section):
+class Gold(RightAnswers):
     """Labels of holdout prompts. Read by `evaluate` alone (law 4)."""
-
-    path: str = Field(description="JSONL of `messages` and `answer`.")
-    compare: Literal["sql", "exact", "numeric"] = Field("exact", description="How an answer is held against the label.")
-    database: str | None = Field(None, description="For `sql`: where both queries run.")
-    dialect: Literal["sqlite", "duckdb"] = Field("sqlite", description="For `sql`: what the database is.")
-    rows: Literal["multiset", "spider", "bird"] = Field(
-        "multiset",
-        description="For `sql`: when two results are the same. `multiset`: duplicates count, order only under ORDER "
-        "BY, numbers to six digits after the point; `spider`: any order of the columns too; `bird`: as sets of rows.",
-    )
-
-    @model_validator(mode="after")
-    def _sql_has_database(self) -> Self:
-        if self.compare == "sql" and not self.database:
-            raise ValueError("gold.compare is sql, so gold.database must name the SQLite file to run both queries on")
-        return self
 
 
 class Evaluate(Section):

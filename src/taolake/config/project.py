@@ -15,6 +15,7 @@ from taolake.config.outcome import Cost, Evaluate, Feedback, Gate, Gateway, Regi
 from taolake.config.scorers import (
     AgreementScorer,
     JudgeScorer,
+    LabelScorer,
     MlflowJudgeScorer,
     RelevanceScorer,
     Reward,
@@ -93,6 +94,7 @@ class Project(Section):
             self._can_train_online()
         self._brakes_stand_apart()
         self._measure_stands_apart()
+        self._labels_measure()
         self._budget_reads_answers_alone()
         self._labels_are_imitated()
         return self
@@ -141,17 +143,31 @@ class Project(Section):
         return [s for s in able if wanted is None or s.name in wanted]
 
     def _measure_stands_apart(self) -> None:
-        """What sets k is people, or a scorer that judges an answer alone and is not part of the reward."""
-        name, names = self.select.measured_by, [s.name for s in self.scorers]
-        if name in (None, "people"):
-            return
-        spec = next((s for s in self.scorers if s.name == name), None)
-        if spec is None:
-            raise ValueError(f"select.measured_by names scorer {name!r}, wanted `people` or one of {names}")
-        if name in self._trains() or _only_compares(spec):
-            raise ValueError(
-                f"select.measured_by {name!r} is part of the reward, or compares answers only: take another (law 5)"
-            )
+        """What sets k, or calibrates, is people, or a scorer that judges an answer alone, outside the reward."""
+        measures = {"select.measured_by": self.select.measured_by, "reward.calibrated_by": self.reward.calibrated_by}
+        for place, name in measures.items():
+            if name in (None, "people"):
+                continue
+            spec = next((s for s in self.scorers if s.name == name), None)
+            if spec is None:
+                names = [s.name for s in self.scorers]
+                raise ValueError(f"{place} names scorer {name!r}, wanted `people` or one of {names}")
+            if name in self._trains() or _only_compares(spec):
+                raise ValueError(
+                    f"{place} {name!r} is part of the reward, or compares answers only: take another (law 5)"
+                )
+
+    def _labels_measure(self) -> None:
+        """Most prompts have no label, and those that are held out have none of these."""
+        uses = {"the reward": self._trains(), "evaluate.judge": {self.evaluate.judge}}
+        for spec in self.scorers:
+            for place, names in uses.items():
+                if isinstance(spec, LabelScorer) and spec.name in names:
+                    raise ValueError(
+                        f"scorer {spec.name!r} of kind 'label' says nothing of a prompt without a label, so it cannot "
+                        f"be {place}: name it in select.measured_by or reward.calibrated_by; labels train by "
+                        "select.labels, and those of the holdout are evaluate.gold"
+                    )
 
     def _brakes_stand_apart(self) -> None:
         """The scorer that picks checkpoints trained nothing, judges an answer alone, and runs in the trainer."""
@@ -253,7 +269,7 @@ def _only_compares(spec: ScorerSpec) -> bool:
 def _needs_the_stage(spec: ScorerSpec) -> bool:
     """Whether only the score stage can run it: on Spark's session, with an engine, or by paid calls."""
     match spec:
-        case JudgeScorer() | MlflowJudgeScorer() | RelevanceScorer():
+        case JudgeScorer() | MlflowJudgeScorer() | RelevanceScorer() | LabelScorer():
             return True
         case AgreementScorer():
             return spec.over is None

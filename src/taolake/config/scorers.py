@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from taolake.config.base import ImportPath, Name, Section, Share
 from taolake.config.engines import EndpointEngine
-from taolake.config.inputs import Extract
+from taolake.config.inputs import Extract, RightAnswers
 
 
 class SqlScorer(Section):
@@ -69,6 +69,13 @@ class FunctionScorer(Section):
     name: Name = Field(description="What the reward, the tables and the card call this scorer.")
     target: ImportPath = Field(description="Import path, `package.module:function`.")
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments passed on every call.")
+
+
+class LabelScorer(RightAnswers):
+    """Labels that may train, as a measure: 1 where the answer is right; prompts without a label abstain."""
+
+    kind: Literal["label"]
+    name: Name = Field(description="What the reward, the tables and the card call this scorer.")
 
 
 class AgreementScorer(Section):
@@ -188,6 +195,7 @@ ScorerSpec = Annotated[
     | CitationScorer
     | PythonTestsScorer
     | FunctionScorer
+    | LabelScorer
     | AgreementScorer
     | RelevanceScorer
     | JudgeScorer
@@ -218,7 +226,14 @@ class Reward(Section):
         description="Turn rewards into the chance that a person prefers the answer over another of its prompt, fitted "
         "on people's choices; `none` keeps the weighted mean.",
     )
-    min_choices: int = Field(50, ge=10, description="Choices that calibration needs; with fewer it is `none`.")
+    calibrated_by: Name = Field(
+        "people",
+        description="Whose choices those are: `people`, or a scorer that is no part of the reward, such as `label`: of "
+        "two answers it prefers the right one.",
+    )
+    min_choices: int = Field(
+        50, ge=10, description="Choices that calibration needs, of a scorer: prompts; with fewer it is `none`."
+    )
 
 
 class Trust(Section):

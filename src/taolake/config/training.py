@@ -55,6 +55,11 @@ class Lora(Section):
     rank: int = Field(16, ge=1, le=512, description="Rank of the two factors.")
     alpha: int = Field(32, ge=1, description="Scale: the update is multiplied by alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of inputs dropped while training.")
+    four_bit: bool = Field(
+        False,
+        description="QLoRA: the frozen base is held in four bits while training (NF4, bitsandbytes). The adapter is "
+        "served on the base as it is.",
+    )
 
 
 class Warmup(Section):

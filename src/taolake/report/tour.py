@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from taolake import lake
 from taolake.report.evidence import quarantine_reasons
-from taolake.stages import groups, reward, score
+from taolake.stages import reward, score
 from taolake.stages.gate import measured
 from taolake.stages.round import Round
 
@@ -36,9 +36,7 @@ def candidates(round_: Round) -> "Figure":
     """The answers to the prompt whose candidates differ most in reward: every scorer's word on each."""
     from pyspark.sql import functions as f
 
-    mine = groups.sampled(round_, round_.base).where(f.col("split") == "train")
-    given = reward.current(round_, round_.base).select("candidate_id", "reward")
-    rewarded = mine.join(given, "candidate_id")
+    rewarded = reward.current(round_, round_.base).where(f.col("split") == "train")
     spread = (f.max("reward") - f.min("reward")).alias("spread")
     told = rewarded.groupBy("prompt_id").agg(spread).where("spread is not null").orderBy(f.desc("spread"), "prompt_id")
     chosen = told.first()
@@ -59,8 +57,8 @@ def rewards(round_: Round) -> "Figure":
     """Rewards of the base's candidates for training prompts, the bare prompt's beside the exploring strategies'."""
     from pyspark.sql import functions as f
 
-    mine = groups.sampled(round_, round_.base).where(f.col("split") == "train").select("candidate_id", "stream")
-    rows = mine.join(reward.current(round_, round_.base), "candidate_id").where(f.col("reward").isNotNull())
+    mine = (f.col("split") == "train") & f.col("reward").isNotNull()
+    rows = reward.current(round_, round_.base).where(mine)
     place = f.least(f.floor(f.col("reward") * _BINS + 1e-9), f.lit(_BINS - 1)).cast("int").alias("place")
     counted = {(r["stream"], r["place"]): r["count"] for r in rows.groupBy("stream", place).count().collect()}
     figure = _figure(1)

@@ -14,6 +14,7 @@ from taolake.config import (
     CitationScorer,
     FunctionScorer,
     JudgeScorer,
+    LabelScorer,
     MlflowJudgeScorer,
     PythonTestsScorer,
     RelevanceScorer,
@@ -49,6 +50,7 @@ def build(spec: ScorerSpec) -> Scorer:
             return FunctionCheck(spec)
         case (
             SqlScorer()
+            | LabelScorer()
             | AgreementScorer()
             | RelevanceScorer()
             | JudgeScorer()
@@ -57,7 +59,7 @@ def build(spec: ScorerSpec) -> Scorer:
         ):
             raise ValueError(
                 f"got scorer {spec.name!r} of kind {spec.kind!r}, wanted sql (sqlite, duckdb), a check, citation, "
-                "python_tests or function: the score stage makes the others, which need the whole group or an engine"
+                "python_tests or function: the score stage makes the others: by labels, whole groups or an engine"
             )
 
 
@@ -80,6 +82,8 @@ def version(spec: ScorerSpec) -> str:
             parts.append(file_hash(Path(spec.database)))
         case FunctionScorer():
             parts.append(source_of(spec.target).read_text(encoding="utf-8"))
+        case LabelScorer():
+            parts += [file_hash(Path(path)) for path in (spec.path, spec.database) if path is not None]
         case PythonTestsScorer():
             parts.append(source_of(spec.tests).read_text(encoding="utf-8"))
     return content_hash("scorer", *parts)[:12]

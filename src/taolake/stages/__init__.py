@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from taolake import __version__, lake
-from taolake.config import Project
+from taolake.config import LabelScorer, Project
 from taolake.ids import content_hash, file_hash
 from taolake.lake import Table
 from taolake.stages.cap import Cap
@@ -77,6 +77,7 @@ STAGES: tuple[Stage, ...] = (
         (lake.PROMPTS, lake.CANDIDATES, lake.PREFERENCES, lake.JUDGEMENTS, lake.SCORES),
         lake.SCORES,
         ("scorers",),
+        lambda p: [spec.path for spec in p.scorers if isinstance(spec, LabelScorer)],
     ),
     Stage(
         "reward",

@@ -7,7 +7,7 @@ model trained on, and a scorer is one that the project names.
 from typing import Any
 
 from taolake import lake
-from taolake.stages import choices, groups, reward, score
+from taolake.stages import choices, reward, score
 from taolake.stages.round import Round
 from taolake.trust import TrustError
 from taolake.trust.peak import PEOPLE, Group, of_choices, peak, report
@@ -50,9 +50,9 @@ def _scorer(round_: Round, name: str) -> list[Group]:
 
     mine = (f.col("scorer") == name) & (f.col("scorer_version") == score.versions(round_)[name])
     said = round_.lake.read(lake.SCORES).where(mine & f.col("value").isNotNull()).select("candidate_id", "value")
-    rewards = reward.current(round_, round_.base).where(f.col("reward").isNotNull()).select("candidate_id", "reward")
-    rows = groups.sampled(round_, round_.base).where((f.col("split") == "train") & (f.col("stream") == "A"))
-    rows = rows.select("prompt_id", "candidate_id").join(rewards, "candidate_id").join(said, "candidate_id")
+    seen = (f.col("split") == "train") & (f.col("stream") == "A") & f.col("reward").isNotNull()
+    rows = reward.current(round_, round_.base).where(seen).select("prompt_id", "candidate_id", "reward")
+    rows = rows.join(said, "candidate_id")
     members = f.sort_array(f.collect_list(f.struct("candidate_id", "reward", "value"))).alias("members")
     found = rows.groupBy("prompt_id").agg(members).orderBy("prompt_id").collect()
     return [Group([m["reward"] for m in r["members"]], [m["value"] for m in r["members"]]) for r in found]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from taolake import ids, lake
 from taolake.config import Gold
 from taolake.curation.labels import answers
-from taolake.scoring import checks, sql
+from taolake.scoring.right import comparer
 from taolake.selection.weights import best_of_k
 from taolake.stages import across, fingerprints, generate, groups, reward, score, together
 from taolake.stages.fanout import Row, map_rows
@@ -138,24 +138,6 @@ def measurements(members: Sequence[Row], marks: Sequence[float | None], limit: i
     return found | curve.metrics([r for r, _ in rewarded], [mark for _, mark in rewarded], limit)
 
 
-def _same_number(answer: str, wanted: float | None) -> bool:
-    got = checks.last_number(answer)
-    return got is not None and wanted is not None and checks.is_close(got, wanted, 1e-6)
-
-
 def read_labels(task: str, gold: Gold, system: str | None = None) -> dict[str, str]:
     """Labels by prompt id; a line that cannot be read is an error, since a label lost would change the result."""
     return answers(gold.path, task, system)
-
-
-def comparer(gold: Gold, label: str) -> Callable[[str], bool]:
-    """How an answer is held against a label."""
-    match gold.compare:
-        case "sql":
-            database = str(gold.database)
-            return lambda answer: sql.same_result(database, label, answer, rule=gold.rows, dialect=gold.dialect)
-        case "numeric":
-            wanted = checks.last_number(label)
-            return lambda answer: _same_number(answer, wanted)
-        case "exact":
-            return lambda answer: answer.strip() == label.strip()

@@ -35,14 +35,16 @@ def candidates(round_: Round, policy: Policy) -> "DataFrame":
 
 def sampled(round_: Round, policy: Policy) -> "DataFrame":
     """As `candidates`, without the greedy answers, and with the `group` each belongs to."""
+    from pyspark.sql import Window
     from pyspark.sql import functions as f
 
     rows = candidates(round_, policy).where(f.col("stream") != "G")
-    return rows.join(rows.groupBy("prompt_id").agg(group_id().alias("group")), "prompt_id")
+    members = f.collect_list("candidate_id").over(Window.partitionBy("prompt_id"))
+    return rows.withColumn("group", group_id(members))
 
 
-def group_id() -> "Column":
-    """Aggregate: who is in a group, in 16 hex digits."""
+def group_id(members: "Column") -> "Column":
+    """Who is in a group, in 16 hex digits, of the list of its candidates' ids in any order."""
     from pyspark.sql import functions as f
 
-    return f.substring(f.sha2(f.array_join(f.sort_array(f.collect_list("candidate_id")), ","), 256), 1, 16)
+    return f.substring(f.sha2(f.array_join(f.sort_array(members), ","), 256), 1, 16)

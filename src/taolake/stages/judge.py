@@ -76,7 +76,7 @@ def _units(round_: Round, policy: Policy, spec: JudgeSpec, version: str) -> "Dat
         rows = groups.candidates(round_, policy).withColumn("scorer_version", f.lit(version))
         rows = rows.join(done.select("candidate_id", "scorer_version"), ["candidate_id", "scorer_version"], "left_anti")
     members = f.collect_list(f.struct("candidate_id", "text", "status", "error")).alias("members")
-    who, messages = groups.group_id().alias("who"), f.first("messages").alias("messages")
+    who, messages = groups.group_id(f.collect_list("candidate_id")).alias("who"), f.first("messages").alias("messages")
     return rows.groupBy(*_UNIT, "policy").agg(members, who, messages)
 
 

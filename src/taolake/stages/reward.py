@@ -2,7 +2,8 @@
 
 The rule is `taolake.selection.combine`; this stage brings it the scores of a prompt's group and stores what it says.
 Where the project asks for it, rewards become chances that a person prefers the answer: a calibration is fitted on
-people's choices on prompts that no reward model trained on, from the plain rewards of the same candidates.
+people's choices on prompts that no reward model trained on, or on what a scorer outside the reward says, such as labels
+that may train, from the plain rewards of the same candidates.
 """
 
 import dataclasses
@@ -16,11 +17,14 @@ from taolake.selection.combine import combine, squash
 from taolake.stages import choices, groups, score
 from taolake.stages.fanout import Row, map_rows
 from taolake.stages.round import Outcome, Round
+from taolake.trust.peak import PEOPLE
 from taolake.trust.sample import Draws, Sample
 from taolake.types import Policy, Score
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
+
+_RIGHT = 0.5  # a scorer that calibrates calls an answer right from here on
 
 
 def reward(round_: Round) -> Outcome:
@@ -35,22 +39,27 @@ def version(round_: Round) -> str:
 
 def plain_version(round_: Round) -> str:
     """Version of the rewards before calibration."""
-    rule = round_.project.reward.model_dump(mode="json", exclude={"calibrate", "min_choices"})
+    rule = round_.project.reward.model_dump(mode="json", exclude={"calibrate", "calibrated_by", "min_choices"})
     return ids.content_hash(rule, score.versions(round_))[:12]
 
 
 def calibration(round_: Round) -> Calibration:
-    """What people's choices make of the plain rewards; the identity where none is asked for, or choices are too few.
+    """What choices make of the plain rewards; the identity where none is asked for, or choices are too few.
 
     The base policy's plain rewards must be in the table: `fill` sees to it.
     """
     rule = round_.project.reward
     if rule.calibrate == "none":
         return Calibration()
-    told = Sample(choices.kept_out(choices.made(round_), choices.reward_models(round_)), plain_values(round_), Draws())
-    if told.choices < rule.min_choices:
+    if rule.calibrated_by == PEOPLE:
+        pairs = choices.kept_out(choices.made(round_), choices.reward_models(round_))
+        told = Sample(pairs, plain_values(round_), Draws())
+        differences, made = told.difference_N.tolist(), told.choices
+    else:
+        differences, made = _verified(round_)
+    if made < rule.min_choices:
         return Calibration()
-    return fit(rule.calibrate, told.difference_N.tolist(), [1.0] * len(told))
+    return fit(rule.calibrate, differences, [1.0] * len(differences))
 
 
 def fill(round_: Round, policy: Policy) -> Outcome:
@@ -59,7 +68,7 @@ def fill(round_: Round, policy: Policy) -> Outcome:
 
     plain = plain_version(round_)
     if round_.project.reward.calibrate != "none":
-        _fill(round_, round_.base, plain, Calibration(), reviewed=True)
+        _fill(round_, round_.base, plain, Calibration(), _chosen_on(round_))
     map_ = calibration(round_)
     now = _version(plain, map_)
     new = _fill(round_, policy, now, map_)
@@ -74,14 +83,13 @@ def fill(round_: Round, policy: Policy) -> Outcome:
 
 
 def current(round_: Round, policy: Policy) -> "DataFrame":
-    """Rewards of this version for the groups as they are now."""
+    """Candidates as `groups.sampled` gives them, those with a row of this version: with their `reward` and `reason`."""
     return _current(round_, policy, version(round_))
 
 
 def plain_values(round_: Round) -> dict[str, float | None]:
     """Rewards before calibration of the base's answers to prompts people chose on, by candidate."""
-    rows = _current(round_, round_.base, plain_version(round_))
-    rows = rows.join(round_.lake.read(lake.PREFERENCES).select("prompt_id").distinct(), "prompt_id", "left_semi")
+    rows = _current(round_, round_.base, plain_version(round_)).join(_reviewed(round_), "prompt_id", "left_semi")
     return {r["candidate_id"]: r["reward"] for r in rows.select("candidate_id", "reward").collect()}
 
 
@@ -89,15 +97,53 @@ def _version(plain: str, map_: Calibration) -> str:
     return plain if map_.kind == "identity" else ids.content_hash(plain, dataclasses.asdict(map_))[:12]
 
 
-def _fill(round_: Round, policy: Policy, prefix: str, map_: Calibration, reviewed: bool = False) -> int:
-    """Write the rewards of one version that are not there yet; returns the groups that were missing.
+def _reviewed(round_: Round) -> "DataFrame":
+    return round_.lake.read(lake.PREFERENCES).select("prompt_id").distinct()
 
-    `reviewed` leaves it at prompts that people chose on: only those are needed before calibration.
+
+def _words(round_: Round) -> "DataFrame":
+    """`candidate_id`, `prompt_id` and `value` of what the scorer says that calibrates."""
+    from pyspark.sql import functions as f
+
+    name = round_.project.reward.calibrated_by
+    mine = (f.col("scorer") == name) & (f.col("scorer_version") == score.versions(round_)[name])
+    said = round_.lake.read(lake.SCORES).where(mine & f.col("value").isNotNull())
+    return said.select("candidate_id", "prompt_id", "value")
+
+
+def _chosen_on(round_: Round) -> "DataFrame":
+    """Prompts that calibration looks at: only those need a reward before it."""
+    if round_.project.reward.calibrated_by == PEOPLE:
+        return _reviewed(round_)
+    return _words(round_).select("prompt_id").distinct()
+
+
+def _verified(round_: Round) -> tuple[list[float], int]:
+    """Differences of plain reward between a right and a wrong answer of one prompt, and how many prompts have both.
+
+    Every answer is in one pair at most, so that a prompt with many says no more than it knows.
     """
+    from pyspark.sql import functions as f
+
+    rows = _current(round_, round_.base, plain_version(round_))
+    rows = rows.where((f.col("split") == "train") & f.col("reward").isNotNull()).select("candidate_id", "reward")
+    rows = rows.join(_words(round_), "candidate_id")
+    members = f.sort_array(f.collect_list(f.struct("candidate_id", "reward", "value"))).alias("members")
+    found = [row["members"] for row in rows.groupBy("prompt_id").agg(members).orderBy("prompt_id").collect()]
+    sides = [
+        ([m["reward"] for m in g if m["value"] >= _RIGHT], [m["reward"] for m in g if m["value"] < _RIGHT])
+        for g in found
+    ]
+    both = [(right, wrong) for right, wrong in sides if right and wrong]
+    return [r - w for right, wrong in both for r, w in zip(right, wrong, strict=False)], len(both)
+
+
+def _fill(round_: Round, policy: Policy, prefix: str, map_: Calibration, among: "DataFrame | None" = None) -> int:
+    """Write the rewards of one version that are not there yet, `among` some prompts; returns the missing groups."""
     done = round_.lake.read(lake.REWARDS).select("prompt_id", "policy", "reward_version").distinct()
     todo = _groups(round_, policy, prefix).join(done, ["prompt_id", "policy", "reward_version"], "left_anti")
-    if reviewed:
-        todo = todo.join(round_.lake.read(lake.PREFERENCES).select("prompt_id").distinct(), "prompt_id", "left_semi")
+    if among is not None:
+        todo = todo.join(among, "prompt_id", "left_semi")
     todo = todo.persist()
     try:
         named, count = round_.lake.counted(todo, "prompt_id", "policy", "reward_version")
@@ -112,9 +158,9 @@ def _fill(round_: Round, policy: Policy, prefix: str, map_: Calibration, reviewe
 def _current(round_: Round, policy: Policy, prefix: str) -> "DataFrame":
     from pyspark.sql import functions as f
 
-    group = groups.sampled(round_, policy).select("candidate_id", "group")
-    rows = round_.lake.read(lake.REWARDS).join(group, "candidate_id")
-    return rows.where(f.col("reward_version") == f.concat(f.lit(prefix + "@"), "group")).drop("group")
+    version_of_group = f.concat(f.lit(prefix + "@"), "group").alias("reward_version")
+    given = round_.lake.read(lake.REWARDS).select("candidate_id", "reward_version", "reward", "reason")
+    return groups.sampled(round_, policy).select("*", version_of_group).join(given, ["candidate_id", "reward_version"])
 
 
 def _groups(round_: Round, policy: Policy, prefix: str) -> "DataFrame":

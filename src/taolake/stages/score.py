@@ -2,7 +2,8 @@
 
 Verifiers are pure functions run on Spark; agreement looks at a prompt's whole group. Scorers with a model behind them
 have files of their own: `reward_model`, `embed`, `judge`; Spark SQL runs on the driver's session, by `spark_sql`. Not
-here: how scores are weighed (`reward`). Gold labels are not read here or by anything this module calls.
+here: how scores are weighed (`reward`). Labels that decide are not read here or by anything this module calls; labels
+given away for training are a scorer of their own, which refuses those of held-out prompts (`labelled`).
 """
 
 import itertools
@@ -16,6 +17,7 @@ from taolake.config import (
     CitationScorer,
     FunctionScorer,
     JudgeScorer,
+    LabelScorer,
     MlflowJudgeScorer,
     PythonTestsScorer,
     RelevanceScorer,
@@ -25,7 +27,8 @@ from taolake.config import (
 )
 from taolake.scoring import judge as judging
 from taolake.scoring.agreement import agreement, entropy
-from taolake.stages import embed, groups, judge, reward_model, scored, spark_sql
+from taolake.scoring.right import comparer
+from taolake.stages import embed, groups, judge, labelled, reward_model, scored, spark_sql
 from taolake.stages.fanout import Row
 from taolake.stages.round import Outcome, Round
 from taolake.types import Policy, Score
@@ -91,6 +94,8 @@ def _fill(round_: Round, policy: Policy, spec: ScorerSpec, current: dict[str, st
             trained = reward_model.train_reward_model(round_, spec)
             new = reward_model.fill(round_, policy, spec, version, trained.folder)
             return new, {key: trained.metrics[key] for key in ("pairs", "eval_pairs", "eval_accuracy")}
+        case LabelScorer():
+            return _by_label(round_, policy, spec, version), {}
         case SqlScorer(dialect="spark"):
             return _on_driver(round_, policy, spec, version), {}
         case _:
@@ -127,6 +132,24 @@ def _on_driver(round_: Round, policy: Policy, spec: SqlScorer, version: str) -> 
         return (scored.row(c, spec.name, version, _unanswered(c) or known[c["text"]]) for c in candidates)
 
     return scored.append(round_, todo, run, spec.name, version, 1)
+
+
+def _by_label(round_: Round, policy: Policy, spec: LabelScorer, version: str) -> int:
+    """Hold answers against the labels of their prompts."""
+    told = {row["prompt_id"]: row["text"] for row in labelled.given(round_, spec.path)}
+    abstention = Score(None, "abstain", detail={"error": "the prompt has no label"})
+
+    def word(candidate: Row) -> Score:
+        label = told.get(candidate["prompt_id"])
+        if label is None:
+            return abstention
+        return _unanswered(candidate) or Score(float(comparer(spec, label)(candidate["text"])))
+
+    def run(candidates: Iterator[Row]) -> Iterator[Row]:
+        return (scored.row(candidate, spec.name, version, word(candidate)) for candidate in candidates)
+
+    tasks = round_.lake.spark.sparkContext.defaultParallelism
+    return scored.append(round_, scored.todo(round_, policy, spec.name, version), run, spec.name, version, tasks)
 
 
 def _unanswered(candidate: Row) -> Score | None:

@@ -9,7 +9,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from taolake import ids, lake
-from taolake.stages import across, best_of, fingerprints, groups, labelled, lessons, reward
+from taolake.stages import across, best_of, fingerprints, labelled, lessons, reward
 from taolake.stages.fanout import map_rows
 from taolake.stages.round import Outcome, Round
 
@@ -67,9 +67,8 @@ def groups_of(round_: Round) -> "DataFrame":
     """One row per training prompt with its rewarded candidates."""
     from pyspark.sql import functions as f
 
-    rewards = reward.current(round_, round_.base).select("candidate_id", "reward", "reason")
     columns = ("candidate_id", "stream", "text", "token_ids", "tokens", "finish_reason", "reward", "reason")
-    rows = groups.sampled(round_, round_.base).where(f.col("split") == "train").join(rewards, "candidate_id")
+    rows = reward.current(round_, round_.base).where(f.col("split") == "train")
     members = f.collect_list(f.struct(*columns)).alias("members")
     return rows.groupBy("prompt_id", f.to_json("messages").alias("messages")).agg(members)
 

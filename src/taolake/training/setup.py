@@ -78,12 +78,11 @@ def policy(job: TrainJob, start: Path | None = None) -> Any:
         job: says the base and, in `settings["lora"]`, the adapter.
         start: folder of an adapter (or a whole model, without LoRA) to go on from.
     """
-    from transformers import AutoModelForCausalLM, set_seed
+    from transformers import set_seed
 
     lora = job.settings["lora"]
     set_seed(job.seed)
-    folder = job.base if lora or start is None else str(start)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=weights_dtype(job, lora is not None))
+    model = loaded(job, job.base if lora or start is None else str(start))
     return adapted(model, job, lora, start) if lora else model
 
 
@@ -92,11 +91,32 @@ def parts(job: TrainJob) -> tuple[Any, Any]:
 
     Given the two apart they take the base itself as reference, instead of a frozen copy of the adapter.
     """
-    from transformers import AutoModelForCausalLM
+    lora = job.settings["lora"]
+    return loaded(job, job.base), lora_config(lora["rank"], lora["alpha"], lora["dropout"]) if lora else None
+
+
+def loaded(job: TrainJob, folder: str) -> Any:
+    """Load weights to train, or the frozen ones under an adapter: in four bits where asked (QLoRA, arXiv 2305.14314).
+
+    Raises:
+        ImportError: four bits are asked for and bitsandbytes is not installed.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     lora = job.settings["lora"]
-    model = AutoModelForCausalLM.from_pretrained(job.base, dtype=weights_dtype(job, lora is not None))
-    return model, lora_config(lora["rank"], lora["alpha"], lora["dropout"]) if lora else None
+    dtype = weights_dtype(job, lora is not None)
+    settings: dict[str, Any] = {"dtype": dtype}
+    if lora and lora.get("four_bit"):
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=getattr(torch, dtype),
+        )
+        if has_gpu():  # each process quantises onto its own GPU; there is no moving the weights afterwards
+            settings["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0"))}
+    return AutoModelForCausalLM.from_pretrained(folder, **settings)
 
 
 def adapted(model: Any, job: TrainJob, lora: dict[str, Any], start: Path | None) -> Any:
