@@ -393,8 +393,9 @@ class Memory:
 
         while not self._stop.wait(0.3):
             with contextlib.suppress(psutil.Error):  # a process ended while it was looked at
-                sizes = [(p.name(), p.memory_info().rss) for p in psutil.Process().children(recursive=True)]
-                self.workers = max(self.workers, sum(rss for name, rss in sizes if name != "java"))
+                # By what they run: what the JVM forks has its memory, under another name, for a moment.
+                sizes = [(p.exe(), p.memory_info().rss) for p in psutil.Process().children(recursive=True)]
+                self.workers = max(self.workers, sum(rss for exe, rss in sizes if not exe.endswith("/java")))
                 self.total = max(self.total, sum(rss for _, rss in sizes) + psutil.Process().memory_info().rss)
 
 
