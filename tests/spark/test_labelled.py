@@ -68,7 +68,7 @@ def test_labels_are_imitated(spark: SparkSession, folder: Path, tmp_path: Path, 
 
 
 def test_labels_calibrate_the_reward_and_set_k(spark: SparkSession, folder: Path, tmp_path: Path) -> None:
-    """The reward says one thing of every answer but refusals; labels know that `select 2` is right."""
+    """The reward takes a refusal for as good as the right answer; labels know that `select 2` alone is right."""
     labelled = splits()["train"][:12]
     label = {"kind": "label", "name": "right", "path": write_labels(tmp_path / "l.jsonl", labelled, "select 2")}
     two = {"kind": "regex", "name": "two", "pattern": "select 2|dunno"}

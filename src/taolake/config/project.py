@@ -267,7 +267,7 @@ def _only_compares(spec: ScorerSpec) -> bool:
 
 
 def _needs_the_stage(spec: ScorerSpec) -> bool:
-    """Whether only the score stage can run it: on Spark's session, with an engine, or by paid calls."""
+    """Whether only the score stage can run it: on Spark's session, with an engine, or by paid calls; or by labels."""
     match spec:
         case JudgeScorer() | MlflowJudgeScorer() | RelevanceScorer() | LabelScorer():
             return True

@@ -87,8 +87,7 @@ def _seen(round_: Round, policy: Policy, spec: Budget, waves: list[dict[str, int
     if waves:
         score.one(round_, policy, spec.scorer)
     into, out = (0.0, 1.0) if spec.tokens is not None else [price / 1e6 for price in spec.dollars_per_million]
-    mine = (f.col("scorer") == spec.scorer) & (f.col("scorer_version") == score.versions(round_)[spec.scorer])
-    said = round_.lake.read(lake.SCORES).where(mine).select("candidate_id", "value")
+    said = score.said(round_, spec.scorer).select("candidate_id", "value")
     ids = [strategy.id for strategy in round_.project.generate.strategies]
     rows = round_.lake.read(lake.CANDIDATES).where((f.col("policy") == policy.id) & f.col("strategy").isin(ids))
     cost = f.coalesce("prompt_tokens", f.lit(0)) * into + f.coalesce("tokens", f.lit(0)) * out

@@ -6,7 +6,6 @@ model trained on, and a scorer is one that the project names.
 
 from typing import Any
 
-from taolake import lake
 from taolake.stages import choices, reward, score
 from taolake.stages.round import Round
 from taolake.trust import TrustError
@@ -48,11 +47,9 @@ def _scorer(round_: Round, name: str) -> list[Group]:
     """Stream-A answers to training prompts that have a reward and the scorer's value."""
     from pyspark.sql import functions as f
 
-    mine = (f.col("scorer") == name) & (f.col("scorer_version") == score.versions(round_)[name])
-    said = round_.lake.read(lake.SCORES).where(mine & f.col("value").isNotNull()).select("candidate_id", "value")
     seen = (f.col("split") == "train") & (f.col("stream") == "A") & f.col("reward").isNotNull()
     rows = reward.current(round_, round_.base).where(seen).select("prompt_id", "candidate_id", "reward")
-    rows = rows.join(said, "candidate_id")
+    rows = rows.join(score.said(round_, name).select("candidate_id", "value"), "candidate_id")
     members = f.sort_array(f.collect_list(f.struct("candidate_id", "reward", "value"))).alias("members")
     found = rows.groupBy("prompt_id").agg(members).orderBy("prompt_id").collect()
     return [Group([m["reward"] for m in r["members"]], [m["value"] for m in r["members"]]) for r in found]

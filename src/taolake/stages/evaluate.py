@@ -73,9 +73,8 @@ def _groups(round_: Round, policy: Policy) -> "DataFrame":
     rows = rows.join(reward.current(round_, policy).select("candidate_id", "reward"), "candidate_id", "left")
     judge = round_.project.evaluate.judge if round_.project.evaluate.gold is None else None
     if judge:
-        version = score.versions(round_)[judge]
-        said = round_.lake.read(lake.SCORES).where((f.col("scorer") == judge) & (f.col("scorer_version") == version))
-        rows = rows.join(said.select("candidate_id", f.col("value").alias("judged")), "candidate_id", "left")
+        said = score.said(round_, judge).select("candidate_id", f.col("value").alias("judged"))
+        rows = rows.join(said, "candidate_id", "left")
     else:
         rows = rows.withColumn("judged", f.lit(None).cast("double"))
     return rows.groupBy("prompt_id").agg(f.collect_list(f.struct(*columns)).alias("members"))

@@ -101,21 +101,11 @@ def _reviewed(round_: Round) -> "DataFrame":
     return round_.lake.read(lake.PREFERENCES).select("prompt_id").distinct()
 
 
-def _words(round_: Round) -> "DataFrame":
-    """`candidate_id`, `prompt_id` and `value` of what the scorer says that calibrates."""
-    from pyspark.sql import functions as f
-
-    name = round_.project.reward.calibrated_by
-    mine = (f.col("scorer") == name) & (f.col("scorer_version") == score.versions(round_)[name])
-    said = round_.lake.read(lake.SCORES).where(mine & f.col("value").isNotNull())
-    return said.select("candidate_id", "prompt_id", "value")
-
-
 def _chosen_on(round_: Round) -> "DataFrame":
     """Prompts that calibration looks at: only those need a reward before it."""
     if round_.project.reward.calibrated_by == PEOPLE:
         return _reviewed(round_)
-    return _words(round_).select("prompt_id").distinct()
+    return score.said(round_, round_.project.reward.calibrated_by).select("prompt_id").distinct()
 
 
 def _verified(round_: Round) -> tuple[list[float], int]:
@@ -127,7 +117,8 @@ def _verified(round_: Round) -> tuple[list[float], int]:
 
     rows = _current(round_, round_.base, plain_version(round_))
     rows = rows.where((f.col("split") == "train") & f.col("reward").isNotNull()).select("candidate_id", "reward")
-    rows = rows.join(_words(round_), "candidate_id")
+    said = score.said(round_, round_.project.reward.calibrated_by)
+    rows = rows.join(said.select("candidate_id", "prompt_id", "value"), "candidate_id")
     members = f.sort_array(f.collect_list(f.struct("candidate_id", "reward", "value"))).alias("members")
     found = [row["members"] for row in rows.groupBy("prompt_id").agg(members).orderBy("prompt_id").collect()]
     sides = [

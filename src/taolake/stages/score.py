@@ -8,7 +8,7 @@ given away for training are a scorer of their own, which refuses those of held-o
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taolake import ids, lake, scoring
 from taolake.config import (
@@ -32,6 +32,9 @@ from taolake.stages import embed, groups, judge, labelled, reward_model, scored,
 from taolake.stages.fanout import Row
 from taolake.stages.round import Outcome, Round
 from taolake.types import Policy, Score
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 PureSpec = SqlScorer | CheckScorer | CitationScorer | PythonTestsScorer | FunctionScorer
 _BUFFER_ROWS = 512  # candidates handed to a verifier together: queries go to its child process in batches
@@ -76,6 +79,14 @@ def versions(round_: Round) -> dict[str, str]:
             case _:
                 found[spec.name] = scoring.version(spec)
     return found
+
+
+def said(round_: Round, name: str) -> "DataFrame":
+    """Rows of `scores` with a value that one scorer of single answers gave in its current version."""
+    from pyspark.sql import functions as f
+
+    mine = (f.col("scorer") == name) & (f.col("scorer_version") == versions(round_)[name])
+    return round_.lake.read(lake.SCORES).where(mine & f.col("value").isNotNull())
 
 
 def _fill(round_: Round, policy: Policy, spec: ScorerSpec, current: dict[str, str]) -> tuple[int, dict[str, Any]]:
