@@ -78,10 +78,10 @@ def test_batch_and_stream_give_the_same_tables_and_every_line_is_accounted_for(
 
 
 def test_what_we_served_ourselves_is_collected_and_learned_from_if_nobody_objects(
-    spark: SparkSession, tmp_path: Path
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = "inference_log"
-    project = fake_project(tmp_path, ingest={"holdout": 0.3, "sources": [{"format": here, "path": here}]})
+    project = fake_project(tmp_path, ingest={"holdout": 0.3, "sources": [{"format": here, "path": here}], "curate": {}})
     round_ = open_round(spark, project)
     asked = [("a", {}), ("b", {"consent": "no"}), ("c", {"expires_at": "2020-01-01"}), ("d", {"consent": "yes"})]
     rows = [
@@ -96,6 +96,15 @@ def test_what_we_served_ourselves_is_collected_and_learned_from_if_nobody_object
     frame = spark.createDataFrame([{**dict.fromkeys(schema.names), **row} for row in rows], schema)
     Lake(spark, project.lake).append_once(lake.PAYLOADS, frame, "1")
     assert collect(round_).detail["kept"] == 4
+    really = Lake._merge
+
+    def once_the_log_is_gone(self: Lake, *given: Any) -> None:
+        for file in (Path(project.lake) / here).glob("*.parquet"):
+            file.unlink()
+        really(self, *given)
+
+    # The log is read once: what is written comes from memory, and never sees the files again.
+    monkeypatch.setattr(Lake, "_merge", once_the_log_is_gone)
     outcome, _ = stages.run(round_, "ingest")
     assert outcome.detail["kept"] == 2
     prompts = round_.lake.read(lake.PROMPTS).collect()

@@ -55,10 +55,17 @@ def test_alike_texts_meet_in_a_bucket_and_others_do_not() -> None:
     near = [(a, changed(a, 1, i)) for i, a in enumerate(asked)]
     near = [pair for pair in near if close(*pair) >= 0.8]
     assert len(near) > 200
-    assert [pair for pair in near if not (alike.bands(pair[0]) == alike.bands(pair[1])).any()] == []
+    rows = alike.rows(0.8)
+    assert [pair for pair in near if not (alike.bands(pair[0], rows) == alike.bands(pair[1], rows)).any()] == []
     apart = list(itertools.pairwise(asked))
     assert max(close(a, b) for a, b in apart) < 0.5
-    assert sum((alike.bands(a) == alike.bands(b)).any() for a, b in apart) < 0.2 * len(apart)
+    assert sum((alike.bands(a, rows) == alike.bands(b, rows)).any() for a, b in apart) < 0.05 * len(apart)
+
+
+@pytest.mark.parametrize(("similarity", "rows"), [(0.31, 2), (0.5, 3), (0.8, 6), (0.9, 9), (1.0, 25)])
+def test_bands_are_as_narrow_as_what_is_alike_allows(similarity: float, rows: int) -> None:
+    assert alike.rows(similarity) == rows
+    assert alike.bands(texts(1)[0], rows).size == 125 // rows
 
 
 def test_a_large_bucket_is_held_together_by_a_chain() -> None:

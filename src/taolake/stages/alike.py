@@ -1,8 +1,8 @@
 """Near-duplicates among any number of texts, by MinHash and buckets on Spark: which texts hang together.
 
-Work grows with the texts: each gives 25 numbers, sorted by Spark, and is held against at most 3 neighbours in each of
-its 25 buckets. What hangs together is found on the driver from the pairs alone, 16 bytes a pair. Not here: the
-arithmetic (`taolake.curation.alike`), splits (`curate`).
+Work grows with the texts: each gives a number for each band, sorted by Spark, and is held against at most 3 neighbours
+in each of these buckets. What hangs together is found on the driver from the pairs alone, 16 bytes a pair. Not here:
+the arithmetic (`taolake.curation.alike`), splits (`curate`).
 """
 
 from collections.abc import Iterator
@@ -41,29 +41,33 @@ def pairs(texts: "DataFrame", similarity: float) -> "DataFrame":
     """Pairs of texts at least so similar (`a` < `b`, `similarity`), of those that the buckets bring together."""
     from pyspark.sql import functions as f
 
-    near = candidates(texts)
+    near = candidates(texts, similarity)
     both = near.join(texts.select(f.col("id").alias("a"), f.col("text").alias("one")), "a")
     both = both.join(texts.select(f.col("id").alias("b"), f.col("text").alias("other")), "b")
     return both.mapInArrow(_measure(similarity), "a BIGINT, b BIGINT, similarity DOUBLE")
 
 
-def candidates(texts: "DataFrame") -> "DataFrame":
+def candidates(texts: "DataFrame", similarity: float) -> "DataFrame":
     """Pairs (`a` < `b`) that stand near each other in some bucket, each once."""
-    sorted_ = texts.mapInArrow(_bucketed, "bucket BIGINT, id BIGINT").repartition("bucket")
+    sorted_ = texts.mapInArrow(_bucketed(alike.rows(similarity)), "bucket BIGINT, id BIGINT").repartition("bucket")
     near = sorted_.sortWithinPartitions("bucket", "id").mapInArrow(_adjacent, "a BIGINT, b BIGINT")
     return near.distinct()
 
 
-def _bucketed(batches: Iterator["pa.RecordBatch"]) -> Iterator["pa.RecordBatch"]:
-    """25 rows a text: the bucket of each band."""
-    import pyarrow as pa
+def _bucketed(rows: int):  # type: ignore[no-untyped-def]  # a function of record batches, shipped to executors
+    """A row for each band of each text: the bucket it stands in."""
 
-    for batch in batches:
-        if not batch.num_rows:
-            continue
-        found = np.concatenate([alike.bands(text or "") for text in batch["text"].to_pylist()])
-        members = np.repeat(batch["id"].to_numpy(), alike.BANDS)
-        yield pa.RecordBatch.from_arrays([pa.array(found), pa.array(members)], names=["bucket", "id"])
+    def bucketed(batches: Iterator["pa.RecordBatch"]) -> Iterator["pa.RecordBatch"]:
+        import pyarrow as pa
+
+        for batch in batches:
+            if not batch.num_rows:
+                continue
+            found = np.concatenate([alike.bands(text or "", rows) for text in batch["text"].to_pylist()])
+            members = np.repeat(batch["id"].to_numpy(), found.size // batch.num_rows)
+            yield pa.RecordBatch.from_arrays([pa.array(found), pa.array(members)], names=["bucket", "id"])
+
+    return bucketed
 
 
 def _adjacent(batches: Iterator["pa.RecordBatch"]) -> Iterator["pa.RecordBatch"]:

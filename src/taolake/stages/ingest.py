@@ -6,6 +6,7 @@ data (`collect`), answers.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from taolake import ids, lake
@@ -42,13 +43,14 @@ def ingest(round_: Round) -> Outcome:
         prompts = hold(prompts)
         kept, left = prompts.where("reason IS NULL").drop("reason"), prompts.where("reason IS NOT NULL")
         counts = _counts(parsed, folded, kept, left)
-        # Who asked comes first: a prompt that is there has its askers, also where a run is killed in between.
-        round_.lake.merge(lake.ASKED, who)
-        round_.lake.merge(lake.PROMPTS, kept)
         start = f.substring(f.element_at("messages", -1)["content"], 1, 200).alias("excerpt")
         both = bad.select("source", "reason", "excerpt").union(left.select("source", "reason", start))
         place = f.lit("ingest").alias("stage"), f.col("source").alias("source_id")
+        # Who asked comes before the prompts: a prompt that is there has its askers, also where a run is killed in
+        # between. Prompts come last: what is kept in memory was made with them and is made again once they change.
+        round_.lake.merge(lake.ASKED, who)
         round_.lake.insert_new(lake.QUARANTINE, both.select(*place, "reason", "excerpt"))
+        round_.lake.merge(lake.PROMPTS, kept)
     return Outcome(counts["kept"], 0, counts | facts)
 
 
@@ -170,16 +172,24 @@ def lines(round_: Round, source: Source) -> "DataFrame":
     return rows.select(_numbered(source.path), f.col("row").cast("binary").alias("line"))
 
 
-def _logged(round_: Round) -> "DataFrame":
-    """Rows of the lake's own `inference_log` that may be learned from: nobody objected, and the time is not over."""
+def allowed(round_: Round) -> "DataFrame":
+    """Rows of the lake's own `inference_log` that the task may learn from: nobody objected, their time is not over."""
     from pyspark.sql import functions as f
 
     spec = round_.project.ingest.curate
-    allowed = f.col("consent") if spec is not None and spec.require_consent else f.expr("consent IS NOT FALSE")
-    rows = round_.lake.read(lake.INFERENCE_LOG).where(allowed & f.expr("expires_at IS NULL OR expires_at > now()"))
-    rows = rows.where(f.col("task") == round_.project.task.name)
+    agreed = f.col("consent") if spec is not None and spec.require_consent else f.expr("consent IS NOT FALSE")
+    # A moment, not `now()`: MERGE puts a moment of its own in that place, no longer knows what was kept in memory for
+    # the same question, and reads all of it again.
+    alive = f.col("expires_at").isNull() | (f.col("expires_at") > f.lit(datetime.now(UTC)))
+    ours = f.coalesce("task", f.lit(round_.project.task.name)) == round_.project.task.name
+    return round_.lake.read(lake.INFERENCE_LOG).where(agreed & alive & ours)
+
+
+def _logged(round_: Round) -> "DataFrame":
+    from pyspark.sql import functions as f
+
     line = f.to_json(f.struct("messages", "request_id", "user_id", "logged_at")).cast("binary").alias("line")
-    return rows.select(f.concat(f.lit(f"{lake.INFERENCE_LOG.name}#"), "request_id").alias("source"), line)
+    return allowed(round_).select(f.concat(f.lit(f"{lake.INFERENCE_LOG.name}#"), "request_id").alias("source"), line)
 
 
 _PLACE = ("_metadata.file_path", "_metadata.file_block_start")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from taolake import lake
 from taolake.curation import reactions
+from taolake.stages import ingest
 from taolake.stages.fanout import Row, map_rows
 from taolake.stages.round import Round
 
@@ -63,11 +64,7 @@ def _said(round_: Round) -> "DataFrame":
     """Every reaction with the answer it is about; a regeneration with the answer that came next."""
     from pyspark.sql import functions as f
 
-    ours = f.coalesce("task", f.lit(round_.project.task.name)) == round_.project.task.name
-    kept = f.coalesce("consent", f.lit(True)) & (
-        f.col("expires_at").isNull() | (f.col("expires_at") > f.current_timestamp())
-    )
-    log = round_.lake.read(lake.INFERENCE_LOG).where(ours & kept & f.col("answer").isNotNull())
+    log = ingest.allowed(round_).where(f.col("answer").isNotNull())
     about = log.select(
         "request_id", "messages", "task", "answer", "share", "logged_at", "session", f.col("user_id").alias("asker")
     )

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from taolake import ids, lake
+from taolake.stages import ingest
 from taolake.stages.fanout import Row, map_rows
 from taolake.stages.round import Outcome, Round
 
@@ -27,7 +28,7 @@ def trigger(round_: Round) -> Outcome:
 
     spec, number, open_ = round_.project.flywheel, *_next(round_)
     known = _keys(round_, round_.lake.read(lake.PROMPTS).where(f.col("task") == round_.project.task.name))
-    asked = _keys(round_, _asked(round_)).dropDuplicates(["prompt_id"])
+    asked = _keys(round_, ingest.allowed(round_)).dropDuplicates(["prompt_id"])
     forms = known.select("form").distinct().withColumn("seen", f.lit(True))
     new = asked.join(known.select("prompt_id"), "prompt_id", "left_anti").join(forms, "form", "left")
     unseen = f.when(f.col("seen").isNull(), f.col("form"))
@@ -57,15 +58,6 @@ def _next(round_: Round) -> tuple[int, bool]:
     )
     over = LAST in done or refused
     return (last + 1, False) if over else (last, True)
-
-
-def _asked(round_: Round) -> "DataFrame":
-    """What was asked of this task in production, and may be learned from."""
-    from pyspark.sql import functions as f
-
-    rows = round_.lake.read(lake.INFERENCE_LOG).where(f.coalesce("consent", f.lit(True)))
-    rows = rows.where(f.coalesce(f.col("task"), f.lit(round_.project.task.name)) == round_.project.task.name)
-    return rows.where(f.coalesce(f.col("expires_at") > f.current_timestamp(), f.lit(True)))
 
 
 def _keys(round_: Round, rows: "DataFrame") -> "DataFrame":
