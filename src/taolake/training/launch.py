@@ -35,6 +35,7 @@ _ATTEMPTS = 2
 _DISCARDED = 3  # exit code of a child whose training tripped as often as that
 # transformers and TRL import these when they are installed, for features no trainer here uses: 14 s of a child's 26.
 _UNUSED = ("vllm", "sklearn", "scipy", "mlflow", "PIL")
+_FOUR_BIT = "bitsandbytes"  # so does PEFT with this, of which only four-bit weights have need: 4 s more
 
 
 def launch(job: TrainJob, on_line: Callable[[str], None] | None = None) -> TrainResult:
@@ -187,7 +188,8 @@ def main(argv: Sequence[str]) -> int:
     """Train the job of a job file and write its result; the only code that runs in the child."""
     _die_with_parent()
     job = stored(Path(argv[0]))
-    with without(*_UNUSED):
+    four_bit = (job.settings.get("lora") or {}).get("four_bit")
+    with without(*_UNUSED, *(() if four_bit else (_FOUR_BIT,))):
         _load(job)
     result = _attempts(job)
     if result is None:
