@@ -16,7 +16,11 @@ from typing import Any
 
 from taolake.config import Model, VllmEngine
 from taolake.engines import placement
+from taolake.imports import without
 from taolake.types import Completion, Message, Request, Score
+
+# transformers imports these where they are installed, to measure and to assist what is not asked for: 6 s of 23.
+_UNUSED = ("sklearn", "scipy")
 
 
 def prepare_process(threads: int | None = None) -> None:
@@ -36,8 +40,9 @@ def _load(spec: VllmEngine, limits: Model, **options: Any) -> Any:
     prepare_process(placement.threads(placement.cores(), spec.devices))
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(spec.memory_gb)))
     import torch
-    from vllm import LLM
 
+    with without(*_UNUSED):
+        from vllm import LLM
     if torch.cuda.is_available():
         options["kv_cache_memory_bytes"] = int(spec.memory_gb * 2**30)
     else:

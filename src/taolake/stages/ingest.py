@@ -42,7 +42,7 @@ def ingest(round_: Round) -> Outcome:
         prompts, facts = curate(round_, folded, who, hold) if curated else (_as_they_are(folded), {})
         prompts = hold(prompts)
         kept, left = prompts.where("reason IS NULL").drop("reason"), prompts.where("reason IS NOT NULL")
-        counts = _counts(parsed, folded, kept, left)
+        counts = _counts(parsed, folded, prompts)
         start = f.substring(f.element_at("messages", -1)["content"], 1, 200).alias("excerpt")
         both = bad.select("source", "reason", "excerpt").union(left.select("source", "reason", start))
         place = f.lit("ingest").alias("stage"), f.col("source").alias("source_id")
@@ -64,7 +64,7 @@ def _as_they_are(folded: "DataFrame") -> "DataFrame":
     )
 
 
-def _counts(parsed: "DataFrame", unique: "DataFrame", prompts: "DataFrame", left: "DataFrame") -> dict[str, int]:
+def _counts(parsed: "DataFrame", unique: "DataFrame", prompts: "DataFrame") -> dict[str, int]:
     """Account for every line.
 
     Raises:
@@ -72,11 +72,12 @@ def _counts(parsed: "DataFrame", unique: "DataFrame", prompts: "DataFrame", left
     """
     from pyspark.sql import functions as f
 
-    total = parsed.count()
-    quarantined = parsed.where(f.col("reason").isNotNull()).count() + left.count()
-    splits = {row["split"]: row["count"] for row in prompts.groupBy("split").count().collect()}
+    total, bad = parsed.agg(f.count(f.lit(1)), f.count("reason")).collect()[0]
+    by_split = prompts.groupBy("split", f.col("reason").isNull().alias("kept")).count().collect()
+    splits = {row["split"]: row["count"] for row in by_split if row["kept"]}
     kept = sum(splits.values())
-    folded = unique.select(f.coalesce(f.sum(f.col("seen") - 1), f.lit(0))).collect()[0][0]
+    quarantined = bad + sum(row["count"] for row in by_split if not row["kept"])
+    folded = unique.agg(f.coalesce(f.sum(f.col("seen") - 1), f.lit(0))).collect()[0][0]
     if total != kept + folded + quarantined:
         raise AssertionError(f"ingest lost lines: {total} in, {kept} kept, {folded} folded, {quarantined} quarantined")
     if not kept:
