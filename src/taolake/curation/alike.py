@@ -17,9 +17,7 @@ Ints = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 
 HASHES = 125
-NEIGHBOURS = (
-    3  # in a bucket a text is held against so many that follow it: a large bucket costs no more than a small one
-)
+NEIGHBOURS = 3  # in a bucket a text is held against so many that follow it, so that a large bucket costs no more
 _SHINGLE = 5
 _SPACE = re.compile(r"\W+")
 _DRAW = np.random.Generator(np.random.PCG64(20_260_801))  # part of every signature: another seed is another signature
