@@ -5,7 +5,7 @@ in each of these buckets. What hangs together is found on the driver from the pa
 the arithmetic (`taolake.curation.alike`), splits (`curate`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +15,8 @@ from taolake.curation import alike
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyspark.sql import DataFrame
+
+    Batches = Iterator[pa.RecordBatch]
 
 
 def clusters(texts: "DataFrame", similarity: float, ties: "DataFrame | None" = None) -> "DataFrame":
@@ -54,10 +56,10 @@ def candidates(texts: "DataFrame", similarity: float) -> "DataFrame":
     return near.distinct()
 
 
-def _bucketed(rows: int):  # type: ignore[no-untyped-def]  # a function of record batches, shipped to executors
+def _bucketed(rows: int) -> "Callable[[Batches], Batches]":
     """A row for each band of each text: the bucket it stands in."""
 
-    def bucketed(batches: Iterator["pa.RecordBatch"]) -> Iterator["pa.RecordBatch"]:
+    def bucketed(batches: "Batches") -> "Batches":
         import pyarrow as pa
 
         for batch in batches:
@@ -70,7 +72,7 @@ def _bucketed(rows: int):  # type: ignore[no-untyped-def]  # a function of recor
     return bucketed
 
 
-def _adjacent(batches: Iterator["pa.RecordBatch"]) -> Iterator["pa.RecordBatch"]:
+def _adjacent(batches: "Batches") -> "Batches":
     """Pairs of neighbours; the last rows of a batch are looked at again with the next."""
     import pyarrow as pa
 
@@ -85,8 +87,8 @@ def _adjacent(batches: Iterator["pa.RecordBatch"]) -> Iterator["pa.RecordBatch"]
         buckets, members = buckets[-alike.NEIGHBOURS :], members[-alike.NEIGHBOURS :]
 
 
-def _measure(least: float):  # type: ignore[no-untyped-def]  # a function of record batches, shipped to executors
-    def measured(batches: Iterator["pa.RecordBatch"]) -> Iterator["pa.RecordBatch"]:
+def _measure(least: float) -> "Callable[[Batches], Batches]":
+    def measured(batches: "Batches") -> "Batches":
         import pyarrow as pa
 
         for batch in batches:

@@ -21,7 +21,8 @@ def register(round_: Round) -> Outcome:
 
     project, tuned, verdict = round_.project, round_.tuned, round_.done("gate").detail
     registry.connect(project)
-    folder = _merged(round_, tuned)
+    with registry.quiet():
+        folder = _merged(round_, tuned)
     with registry.quiet(), mlflow.start_run(run_name=f"{project.name}-round-{round_.number}") as run:
         mlflow.log_params(
             {"config_hash": project.config_hash, "algorithm": project.train.algorithm, "policy": tuned.id}

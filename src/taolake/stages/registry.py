@@ -66,11 +66,11 @@ def dataset(lake: Lake, table: Table) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """MLflow and transformers narrate; the narration of a round is ours, errors still come through."""
+    """MLflow, transformers and bitsandbytes narrate; the narration of a round is ours, errors still come through."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    names = ("mlflow", "mlflow.store.db.utils", "transformers", "alembic")
+    names = ("mlflow", "mlflow.store.db.utils", "transformers", "bitsandbytes", "alembic")
     before = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.ERROR)
