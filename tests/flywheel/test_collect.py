@@ -1,6 +1,7 @@
 """Collect: every shape at once, batch and stream alike, nothing lost, nothing twice, no personal data downstream."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,11 +12,14 @@ from pyspark.sql import SparkSession
 from taolake import ids, lake, stages
 from taolake.curation import logs
 from taolake.lake import Lake
+from taolake.stages import ingest
 from taolake.stages.collect import _ENTITY, _endpoint, _named, collect
 from taolake.stages.round import Round
 from tests.flywheel.rows import SHAPES, ai_gateway, reaction
+from tests.flywheel.traffic import request, write
 from tests.projects import fake_project, open_round
 
+LOGGED = {"holdout": 0.3, "sources": [{"format": "inference_log", "path": "inference_log"}]}
 PLANTED = ("jo@example.org", "415-555-0132", "4111 1111 1111 1111")
 BROKEN = [b"{oops jo@example.org", b"\xff\xfe", json.dumps(ai_gateway(9, request=None)).encode()]
 
@@ -80,8 +84,7 @@ def test_batch_and_stream_give_the_same_tables_and_every_line_is_accounted_for(
 def test_what_we_served_ourselves_is_collected_and_learned_from_if_nobody_objects(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    here = "inference_log"
-    project = fake_project(tmp_path, ingest={"holdout": 0.3, "sources": [{"format": here, "path": here}], "curate": {}})
+    project = fake_project(tmp_path, ingest={**LOGGED, "curate": {}})
     round_ = open_round(spark, project)
     asked = [("a", {}), ("b", {"consent": "no"}), ("c", {"expires_at": "2020-01-01"}), ("d", {"consent": "yes"})]
     rows = [
@@ -99,7 +102,7 @@ def test_what_we_served_ourselves_is_collected_and_learned_from_if_nobody_object
     really = Lake._merge
 
     def once_the_log_is_gone(self: Lake, *given: Any) -> None:
-        for file in (Path(project.lake) / here).glob("*.parquet"):
+        for file in (Path(project.lake) / "inference_log").glob("*.parquet"):
             file.unlink()
         really(self, *given)
 
@@ -109,6 +112,18 @@ def test_what_we_served_ourselves_is_collected_and_learned_from_if_nobody_object
     assert outcome.detail["kept"] == 2
     prompts = round_.lake.read(lake.PROMPTS).collect()
     assert {(r["request_id"], r["source"]) for r in prompts} == {(n, f"inference_log#{n}") for n in "ad"}
+
+
+@pytest.mark.parametrize(("required", "allowed"), [(False, {"v1-0", "v1-1"}), (True, {"v1-1"})])
+def test_silence_is_a_yes_unless_a_yes_is_required(
+    spark: SparkSession, tmp_path: Path, required: bool, allowed: set[str]
+) -> None:
+    """What prompts are made of, reactions are learned from and rounds are started by."""
+    round_ = open_round(spark, fake_project(tmp_path, ingest={"curate": {"require_consent": required}, **LOGGED}))
+    over = {"expires_at": datetime(2020, 1, 1, tzinfo=UTC), "consent": True}
+    words: list[dict[str, Any]] = [{}, {"consent": True}, {"consent": False}, over]
+    write(round_.lake, spark, [request(number, "v1", "3", **said) for number, said in enumerate(words)])
+    assert {row["request_id"] for row in ingest.allowed(round_).collect()} == allowed
 
 
 def test_the_endpoint_s_own_table_is_read_once_it_is_there(tmp_path: Path) -> None:
