@@ -76,6 +76,7 @@ def test_review_logged_and_pretraining_questions_are_disjoint(logged: list[Quest
 
 
 def test_questions_depend_on_the_seed_alone(logged: list[Question]) -> None:
+    questions._draw_distinct.cache_clear()
     assert questions.logged_questions(SEED) == logged
     assert questions.logged_questions(SEED + 1) != logged
     assert questions.pretraining_pairs(SEED, 50) == questions.pretraining_pairs(SEED, 50)
@@ -135,6 +136,7 @@ def test_the_log_has_repeats_and_broken_lines_and_no_sql(tmp_path: Path) -> None
 
 def test_assets_are_the_same_bytes_each_time(tmp_path: Path) -> None:
     for folder in ("one", "two"):
+        questions._draw_distinct.cache_clear()
         assets.write_assets(tmp_path / folder, SEED, is_holdout=lambda messages: True)
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert names == ["gold.jsonl", "logs.jsonl", "review.jsonl", "shop.db"]

@@ -55,13 +55,13 @@ def unit_of(file: Path) -> str:
 
 
 @cache
-def tree_of(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"), str(file))
+def nodes_of(file: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))))
 
 
 def imports_of(file: Path) -> Iterator[str]:
     """Top-level names of the package that a file imports anywhere, inside functions and for type checking too."""
-    for node in ast.walk(tree_of(file)):
+    for node in nodes_of(file):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 parts = alias.name.split(".")
@@ -80,7 +80,7 @@ def imports_of(file: Path) -> Iterator[str]:
 def names_in(file: Path) -> set[str]:
     """Attributes, names, imported names and parameters a file's code mentions; text and comments do not count."""
     found: set[str] = set()
-    for node in ast.walk(tree_of(file)):
+    for node in nodes_of(file):
         if isinstance(node, ast.Attribute):
             found.add(f".{node.attr}")
         if isinstance(node, ast.Name):
@@ -166,7 +166,7 @@ def test_only_lake_opens_a_table_of_ours() -> None:
     doors = {"DeltaTable", ".forPath", ".forName", ".saveAsTable", ".insertInto", ".createOrReplace", ".writeTo"}
     through = {name_of(file): sorted(names_in(file) & doors) for file in FILES if names_in(file) & doors}
     assert list(through) == ["lake/__init__.py", "lake/direct.py"]
-    readers = {name_of(file) for file in FILES for node in ast.walk(tree_of(file)) if is_spark_read(node)}
+    readers = {name_of(file) for file in FILES for node in nodes_of(file) if is_spark_read(node)}
     users_own = {"stages/collect.py", "stages/ingest.py", "stages/spark_sql.py"}
     work_files = (f"stages/{name}.py" for name in ("commits", "journal", "ledger"))
     assert readers == {"lake/__init__.py", "lake/purge.py", *users_own, *work_files}
@@ -187,7 +187,7 @@ def test_only_lake_names_a_table_in_a_path() -> None:
         f"{name_of(file)}:{node.lineno}: {node.value!r}"
         for file in FILES
         if unit_of(file) != "lake"
-        for node in ast.walk(tree_of(file))
+        for node in nodes_of(file)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(ends)
     ]
     assert found == []
@@ -211,7 +211,7 @@ def test_a_file_of_labels_is_opened_at_two_places_alone() -> None:
     importers = {
         name_of(file)
         for file in FILES
-        for node in ast.walk(tree_of(file))
+        for node in nodes_of(file)
         if isinstance(node, ast.ImportFrom) and node.module == "taolake.curation.labels"
     }
     assert importers == {"stages/evaluate.py", "stages/labelled.py"}
@@ -223,13 +223,13 @@ def test_what_makes_training_data_never_names_a_label(part: str) -> None:
     assert files
     for file in files:
         assert names_in(file) & {".gold", "Gold", "read_labels", ".read_labels"} == set(), name_of(file)
-        modules = {n.module for n in ast.walk(tree_of(file)) if isinstance(n, ast.ImportFrom)}
+        modules = {n.module for n in nodes_of(file) if isinstance(n, ast.ImportFrom)}
         assert "taolake.stages.evaluate" not in modules, name_of(file)
         assert not any(".gold" in s or "'gold'" in s for s in getattr_texts(file)), name_of(file)
 
 
 def getattr_texts(file: Path) -> list[str]:
     """Arguments of getattr and subscripts, the ways to reach a field without naming it as one."""
-    nodes = [n for n in ast.walk(tree_of(file)) if isinstance(n, ast.Call | ast.Subscript)]
+    nodes = [n for n in nodes_of(file) if isinstance(n, ast.Call | ast.Subscript)]
     calls = [ast.unparse(n) for n in nodes if isinstance(n, ast.Call) and ast.unparse(n.func) == "getattr"]
     return calls + [f"[{ast.unparse(n.slice)}]" for n in nodes if isinstance(n, ast.Subscript)]

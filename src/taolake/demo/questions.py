@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice, product
 
 from taolake.demo import database
@@ -76,12 +77,12 @@ class Question:
 
 def logged_questions(seed: int) -> list[Question]:
     """Draws the questions of the production log; no two share a query."""
-    return _draw_distinct(seed)[0]
+    return list(_draw_distinct(seed)[0])
 
 
 def review_questions(seed: int) -> list[Question]:
     """Draws the questions shown to the reviewer; none shares a query with another or with a logged one."""
-    return _draw_distinct(seed)[1]
+    return list(_draw_distinct(seed)[1])
 
 
 def pretraining_pairs(seed: int, n: int) -> list[tuple[Messages, str]]:
@@ -124,7 +125,9 @@ def quarter_bounds(quarter: str, fiscal: bool) -> tuple[str, str]:
     return f"{year}-{3 * number - 1:02}-01", last_day
 
 
-def _draw_distinct(seed: int) -> tuple[list[Question], list[Question]]:
+# Asked for by each of the three above: to draw is to run some 5,000 queries.
+@cache
+def _draw_distinct(seed: int) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
     """Draws the logged and the reviewed questions, with distinct queries and the same shares of conventions."""
     rng = random.Random(f"questions {seed}")
     logged: list[Question] = []
@@ -142,7 +145,7 @@ def _draw_distinct(seed: int) -> tuple[list[Question], list[Question]]:
             reviewed += drawn[log_quota:]
     rng.shuffle(logged)
     rng.shuffle(reviewed)
-    return logged, reviewed
+    return tuple(logged), tuple(reviewed)
 
 
 def _shuffled(group: Iterable[Family], rng: random.Random, connection: sqlite3.Connection) -> Iterator[Question]:

@@ -9,11 +9,8 @@ model writes. Formulas: docs/design.md, section 6. Idea: arXiv 2410.04707, whose
 import heapq
 import math
 from collections.abc import Mapping, Sequence
-from statistics import fmean, pvariance
+from statistics import NormalDist, fmean, pvariance
 from typing import NamedTuple
-
-from scipy.special import betaln
-from scipy.stats import norm
 
 from taolake.config import Budget
 
@@ -158,9 +155,9 @@ def _typical(seen: Mapping[str, Seen], most: float) -> float:
 
 def _none(a: float, b: float, more: int) -> float:
     """Chance that none of `more` draws is of the kind whose share is Beta(a, b): B(a, b + more) / B(a, b)."""
-    return math.exp(betaln(a, b + more) - betaln(a, b))
+    return math.exp(math.lgamma(b + more) - math.lgamma(b) + math.lgamma(a + b) - math.lgamma(a + b + more))
 
 
 def _largest(n: int) -> float:
     """Blom's approximation to the expected largest of n standard normal values."""
-    return float(norm.ppf((n - 0.375) / (n + 0.25))) if n > 0 else 0.0
+    return NormalDist().inv_cdf((n - 0.375) / (n + 0.25)) if n > 0 else 0.0

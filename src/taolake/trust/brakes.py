@@ -163,6 +163,7 @@ class _Maker:
 
     def __init__(self, base: Look, now: Look, draws: Draws) -> None:
         self.base, self.now, self.draws = base, now, draws
+        self._counts: dict[int, Array] = {}
 
     def difference(self, measure: str) -> tuple[float, float] | None:
         """Mean of now minus base, and its lower bound; None where it was not measured."""
@@ -189,12 +190,17 @@ class _Maker:
         if len(pairs) < 2:
             return None
         values = np.array(pairs, dtype=np.float64)
-        rng = np.random.default_rng(self.draws.seed)
-        counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), self.draws.resamples)
-        drawn = counts @ values / len(values)
+        drawn = self._times(len(values)) @ values / len(values)
         low, high = np.percentile(function(drawn[:, 0], drawn[:, 1]), [2.5, 97.5])
         middle = values.mean(axis=0)
         return float(function(middle[:1], middle[1:])[0]), float(low), float(high)
+
+    def _times(self, prompts: int) -> Array:
+        """How often each resample takes each prompt: (resamples, prompts), the same for every measure."""
+        if prompts not in self._counts:
+            rng, even = np.random.default_rng(self.draws.seed), np.full(prompts, 1 / prompts)
+            self._counts[prompts] = rng.multinomial(prompts, even, self.draws.resamples).astype(np.float64)
+        return self._counts[prompts]
 
 
 def _ratio(before: Array, now: Array) -> Array:
