@@ -8,6 +8,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from taolake import ids, lake, stages
+from taolake.lake import Lake
 from tests.projects import fake_project, open_round, write_log
 
 QUESTIONS = [f"question {i}" for i in range(20)]
@@ -96,6 +97,7 @@ def test_a_log_of_nothing_but_errors_says_so(spark: SparkSession, tmp_path: Path
     with pytest.raises(ValueError, match="no usable prompt among 2 lines"):
         ingested(spark, tmp_path, format="jsonl", path=str(path))
     assert spark._jsparkSession.sharedState().cacheManager().isEmpty(), "a stage that fails keeps nothing in memory"
+    assert Lake(spark, str(tmp_path / "lake")).read(lake.QUARANTINE).count() == 2, "where the message sends its reader"
 
 
 def test_a_prompt_shown_to_reviewers_is_never_trained_on(spark: SparkSession, tmp_path: Path) -> None:

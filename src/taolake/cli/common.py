@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
     from taolake.config import Project
     from taolake.stages.round import Round
 
@@ -38,24 +40,34 @@ def fail(text: str) -> typer.Exit:
 
 
 class Opened:
-    """A round on a session of this machine, or of the cluster that `TAOLAKE_MASTER` names; stopped at the end."""
+    """A round on a session of this machine, or of the cluster that `TAOLAKE_MASTER` names; stopped at the end.
+
+    The session starts when it is first needed: a round with nothing left to do needs none.
+    """
 
     def __init__(self, project: "Project", number: int) -> None:
         self._project, self._number = project, number
+        self._spark: SparkSession | None = None
 
     def __enter__(self) -> "Round":
         from taolake.lake import Lake
-        from taolake.session import local_session
         from taolake.stages import base
         from taolake.stages.round import Round
 
-        master = os.environ.get(MASTER) or "local[2]"
-        self._spark = local_session(master, log=Path(self._project.work) / "spark.log")
         project = base.project_of(self._project, self._number)
-        return Round(Lake(self._spark, project.lake), project, self._number)
+        return Round(Lake(self._session, project.lake), project, self._number)
 
     def __exit__(self, *error: object) -> None:
-        self._spark.stop()
+        if self._spark is not None:
+            self._spark.stop()
+
+    def _session(self) -> "SparkSession":
+        from taolake.session import local_session
+
+        if self._spark is None:
+            master = os.environ.get(MASTER) or "local[2]"
+            self._spark = local_session(master, log=Path(self._project.work) / "spark.log")
+        return self._spark
 
 
 def say(name: str, detail: dict[str, object], ran: bool) -> None:

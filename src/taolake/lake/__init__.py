@@ -80,17 +80,27 @@ class Lake:
     """Delta tables below one folder, or in one `catalog.schema`.
 
     Args:
-        spark: the session; this class never creates one.
+        spark: the session, or what gives one when a table cannot be read without; this class never creates one.
         location: a folder, or `catalog.schema` for tables in a catalog.
         versions: of tables by name; a lake that has some reads those versions, and cannot be written.
     """
 
-    def __init__(self, spark: "SparkSession", location: str, versions: Mapping[str, int] | None = None) -> None:
-        self.spark = spark
+    def __init__(
+        self,
+        spark: "SparkSession | Callable[[], SparkSession]",
+        location: str,
+        versions: Mapping[str, int] | None = None,
+    ) -> None:
+        self._spark = spark
         self._versions = versions or {}
         self.in_catalog = "/" not in location and location.count(".") == 1
         self.location = location if self.in_catalog else str(Path(location).resolve())
         self._known: set[str] = set()
+
+    @property
+    def spark(self) -> "SparkSession":
+        """The session; asking for it may start it."""
+        return self._spark() if callable(self._spark) else self._spark
 
     def read(self, table: Table, version: int | None = None) -> "DataFrame":
         """Read a table, as of a version if one is given; a table never written is empty."""
@@ -103,17 +113,15 @@ class Lake:
 
     def as_of(self, versions: Mapping[str, int]) -> "Lake":
         """The same tables as they were, to read; tables that are not named are read as they are."""
-        return Lake(self.spark, self.location, versions)
+        return Lake(self._spark, self.location, versions)
 
     def exists(self, table: Table) -> bool:
         """Whether the table was ever written or made; asking does not make it."""
-        from delta.tables import DeltaTable
-
         if table.name in self._known:
             return True
         if self.in_catalog:
             return bool(self.spark.catalog.tableExists(self.name(table)))
-        return bool(DeltaTable.isDeltaTable(self.spark, self.name(table)))
+        return direct.exists(self.location, table)
 
     def stream(self, table: Table) -> "DataFrame":
         """Rows as they are appended, for Structured Streaming; rows deleted or changed later are not sent again."""
@@ -299,6 +307,7 @@ class Lake:
         elif not self.exists(table):  # by delta-rs: Spark takes 0.7 s for it, and two that make a table at once collide
             from deltalake import Schema
 
+            _ = self.spark  # which alone knows how columns are read
             direct.make(self.location, table, Schema.from_json(table.schema().json()))
         self._known.add(table.name)
 

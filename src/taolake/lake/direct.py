@@ -81,6 +81,13 @@ def read(location: str, table: Table, **equal: str | int) -> list[dict[str, Any]
     ]
 
 
+def exists(location: str, table: Table) -> bool:
+    """Whether the table was made; asking does not make it."""
+    from deltalake import DeltaTable
+
+    return bool(DeltaTable.is_deltatable(str(Path(location).resolve() / table.name)))
+
+
 def version(location: str, table: Table) -> int:
     """Newest version number of a table."""
     return int(_open(location, table).version())

@@ -46,10 +46,15 @@ def ingest(round_: Round) -> Outcome:
         start = f.substring(f.element_at("messages", -1)["content"], 1, 200).alias("excerpt")
         both = bad.select("source", "reason", "excerpt").union(left.select("source", "reason", start))
         place = f.lit("ingest").alias("stage"), f.col("source").alias("source_id")
+        if counts["quarantined"]:
+            round_.lake.insert_new(lake.QUARANTINE, both.select(*place, "reason", "excerpt"))
+        if not counts["kept"]:
+            raise ValueError(
+                f"no usable prompt among {counts['in']} lines; `taolake tables quarantine` says what was wrong with them"
+            )
         # Who asked comes before the prompts: a prompt that is there has its askers, also where a run is killed in
         # between. Prompts come last: what is kept in memory was made with them and is made again once they change.
         round_.lake.merge(lake.ASKED, who)
-        round_.lake.insert_new(lake.QUARANTINE, both.select(*place, "reason", "excerpt"))
         round_.lake.merge(lake.PROMPTS, kept)
     return Outcome(counts["kept"], 0, counts | facts)
 
@@ -80,10 +85,6 @@ def _counts(parsed: "DataFrame", unique: "DataFrame", prompts: "DataFrame") -> d
     folded = unique.agg(f.coalesce(f.sum(f.col("seen") - 1), f.lit(0))).collect()[0][0]
     if total != kept + folded + quarantined:
         raise AssertionError(f"ingest lost lines: {total} in, {kept} kept, {folded} folded, {quarantined} quarantined")
-    if not kept:
-        raise ValueError(
-            f"no usable prompt among {total} lines; `taolake tables quarantine` says what was wrong with them"
-        )
     return {"in": total, "kept": kept, "folded": folded, "quarantined": quarantined, **splits}
 
 
