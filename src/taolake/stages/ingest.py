@@ -49,9 +49,8 @@ def ingest(round_: Round) -> Outcome:
         if counts["quarantined"]:
             round_.lake.insert_new(lake.QUARANTINE, both.select(*place, "reason", "excerpt"))
         if not counts["kept"]:
-            raise ValueError(
-                f"no usable prompt among {counts['in']} lines; `taolake tables quarantine` says what was wrong with them"
-            )
+            lines = f"no usable prompt among {counts['in']} lines"
+            raise ValueError(f"{lines}; `taolake tables quarantine` says what was wrong with them")
         # Who asked comes before the prompts: a prompt that is there has its askers, also where a run is killed in
         # between. Prompts come last: what is kept in memory was made with them and is made again once they change.
         round_.lake.merge(lake.ASKED, who)
