@@ -172,9 +172,11 @@ def _decided_by_conventions(family: Family, values: Mapping[str, str], connectio
     """Tells whether the answer has rows and leaving out any convention, or all of them, changes it."""
     needed = set(family.conventions)
     gold = connection.execute(render_sql(family, values, needed)).fetchall()
+    if not gold or gold[0][0] is None:
+        return False
     faulty = [needed - {name} for name in needed] + [set()] * bool(needed)
-    answers = [connection.execute(render_sql(family, values, followed)).fetchall() for followed in faulty]
-    return bool(gold) and gold[0][0] is not None and all(answer and answer != gold for answer in answers)
+    answers = (connection.execute(render_sql(family, values, followed)).fetchall() for followed in faulty)
+    return all(answer and answer != gold for answer in answers)
 
 
 def _write_completion(family: Family, values: Mapping[str, str], wording: int, rng: random.Random) -> tuple[str, str]:

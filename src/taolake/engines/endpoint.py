@@ -15,10 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from taolake.config import EndpointEngine
 from taolake.types import Completion, Request
+
+if TYPE_CHECKING:
+    import ssl
 
 UNREADABLE = "unreadable"  # finish reason of a reply that came, and was paid, and is no completion
 _AGAIN = {408, 409, 425, 429, 500, 502, 503, 504}
@@ -44,7 +48,7 @@ class Endpoint:
         self._spec, self._key, self._format = spec, key, response_format
         limits = httpx.Limits(max_connections=spec.concurrency, max_keepalive_connections=spec.concurrency)
         self._client = httpx.Client(
-            base_url=spec.url.rstrip("/") + "/", headers=headers, timeout=spec.timeout_s, limits=limits
+            base_url=spec.url.rstrip("/") + "/", headers=headers, timeout=spec.timeout_s, limits=limits, verify=_tls()
         )
         self._pool = futures.ThreadPoolExecutor(spec.concurrency)
         self._pace = _Pace(spec.requests_per_minute, spec.devices)
@@ -177,6 +181,14 @@ def _retry_after(header: str) -> float:
         return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
     except (ValueError, TypeError):  # a date without a zone is not one that HTTP allows
         return 0.0
+
+
+@cache
+def _tls() -> "ssl.SSLContext":
+    """The certificates of this machine, read once a process: an engine is made for every task."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 def _completion(key: str, text: str, seconds: float) -> Completion:
