@@ -1,5 +1,6 @@
 """The ledger: only what is missing is asked, nothing is asked twice, whoever dies or comes in between."""
 
+import shutil
 import threading
 import time
 from collections import Counter
@@ -35,14 +36,24 @@ class Forgetful(answer.Work):
         yield from list(super().answer(cells))[:-1]
 
 
-def started(spark: SparkSession, folder: Path, questions: int = 20, **changes: Any) -> Round:
-    """A round whose prompts are in; all of them are for training."""
-    write_log(folder / "log.jsonl", [f"question {i}" for i in range(questions)])
-    ingest = {"holdout": 0.0, "sources": [{"format": "jsonl", "path": str(folder / "log.jsonl"), "split": "train"}]}
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A log for all tests here, so that it is ingested once."""
+    return write_log(tmp_path_factory.mktemp("ledger") / "log.jsonl", [f"question {i}" for i in range(20)])
+
+
+def started(spark: SparkSession, folder: Path, log: Path, **changes: Any) -> Round:
+    """A round whose prompts are in, all of them for training; a log is ingested once, and its lake then copied."""
+    ingest = {"holdout": 0.0, "sources": [{"format": "jsonl", "path": str(log), "split": "train"}]}
     engine = {"kind": "fake", "answers": ["select 1", "select 2", "dunno"], "diary": str(folder / "diary")}
     shape = {"n": 4, "review_n": 0, "chunk_rows": 16, "strategies": [PLAIN]} | changes.pop("generate", {})
     round_ = open_round(spark, fake_project(folder, ingest=ingest, generate=shape, **({"engine": engine} | changes)))
-    stages.run(round_, "ingest")
+    ingested = log.with_suffix(".lake")
+    if ingested.exists():
+        shutil.copytree(ingested, round_.lake.location)
+    _, ran = stages.run(round_, "ingest")
+    if ran:
+        shutil.copytree(round_.lake.location, ingested)
     return round_
 
 
@@ -74,16 +85,17 @@ def test_masks_hold_what_was_put_in() -> None:
     assert [cell["sample"] for cell in ledger.expand([holes])] == [32, 34, 63]
 
 
-def test_growing_asks_for_exactly_the_new_cells(spark: SparkSession, tmp_path: Path) -> None:
+def test_growing_asks_for_exactly_the_new_cells(spark: SparkSession, tmp_path: Path, log: Path) -> None:
     """N from 8 to 16, then to 40 with another strategy, then more prompts; then nothing new, which asks nothing."""
     larger = {"chunk_rows": 200}
-    round_ = started(spark, tmp_path, generate=larger)
+    round_ = started(spark, tmp_path, log, generate=larger)
     total = 0
     for counts, new in (({"plain": 8}, 160), ({"plain": 16}, 160), ({"plain": 40, "warm": 4}, 560)):
         assert fill(round_, **counts).rows == new
         total += new
         assert sum(asked(tmp_path).values()) == total
-    grown = started(spark, tmp_path, questions=23, generate=larger)
+    more = write_log(tmp_path / "log.jsonl", [f"question {i}" for i in range(23)])
+    grown = started(spark, tmp_path, more, generate=larger)
     assert fill(grown, plain=40, warm=4).rows == 3 * 44
     assert fill(grown, plain=40, warm=4).rows == 0
     assert set(asked(tmp_path).values()) == {1}
@@ -93,8 +105,8 @@ def test_growing_asks_for_exactly_the_new_cells(spark: SparkSession, tmp_path: P
 
 
 @pytest.mark.slow  # growing and restarting fill holes at the end
-def test_a_hole_in_the_middle_is_filled(spark: SparkSession, tmp_path: Path) -> None:
-    round_ = started(spark, tmp_path)
+def test_a_hole_in_the_middle_is_filled(spark: SparkSession, tmp_path: Path, log: Path) -> None:
+    round_ = started(spark, tmp_path, log)
     fill(round_, plain=6)
     before = keys(round_)
     table = round_.lake._delta(lake.CANDIDATES)
@@ -106,9 +118,9 @@ def test_a_hole_in_the_middle_is_filled(spark: SparkSession, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
-def test_chunks_keep_their_ids_when_others_are_done(spark: SparkSession, tmp_path: Path) -> None:
+def test_chunks_keep_their_ids_when_others_are_done(spark: SparkSession, tmp_path: Path, log: Path) -> None:
     """A run that goes on must find what an earlier one had begun, in whatever order chunks were committed."""
-    round_ = started(spark, tmp_path)
+    round_ = started(spark, tmp_path, log)
     wanted = [Cells("train", round_.project.generate.plain, 4)]
 
     def planned() -> dict[str, ledger.Chunk]:
@@ -123,8 +135,8 @@ def test_chunks_keep_their_ids_when_others_are_done(spark: SparkSession, tmp_pat
     assert planned() == {name: chunk for name, chunk in before.items() if name != middle}
 
 
-def test_what_is_staged_is_not_asked_again(spark: SparkSession, tmp_path: Path) -> None:
-    round_ = started(spark, tmp_path)
+def test_what_is_staged_is_not_asked_again(spark: SparkSession, tmp_path: Path, log: Path) -> None:
+    round_ = started(spark, tmp_path, log)
     wanted = [Cells("train", round_.project.generate.plain, 4)]
     first = one_run(round_, wanted, tmp_path / "plan")
     chunk = first.plan.chunks[0]
@@ -160,7 +172,8 @@ def test_answers_that_were_not_committed_or_seemed_so_are_not_asked_again(
     spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, landed: bool
 ) -> None:
     """The second commit fails, or lands and its answer is lost."""
-    round_ = started(spark, tmp_path, questions=60, generate={"chunk_rows": 32})
+    log = write_log(tmp_path / "log.jsonl", [f"question {i}" for i in range(60)])
+    round_ = started(spark, tmp_path, log, generate={"chunk_rows": 32})
     append, calls = round_.lake.append_once, iter(range(100))
 
     def second_fails(*rows: Any) -> None:
@@ -186,9 +199,9 @@ def test_answers_that_were_not_committed_or_seemed_so_are_not_asked_again(
 
 @pytest.mark.slow
 def test_a_chunk_with_too_few_rows_is_not_committed(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spark: SparkSession, tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    round_ = started(spark, tmp_path)
+    round_ = started(spark, tmp_path, log)
     monkeypatch.setattr(generate, "Work", Forgetful)
     with pytest.raises(RuntimeError, match=r"chunk \w+: got \d+ answers, wanted \d+; nothing of it was committed"):
         fill(round_, plain=4)
@@ -199,9 +212,9 @@ def test_a_chunk_with_too_few_rows_is_not_committed(
 
 
 @pytest.mark.slow
-def test_the_stage_says_what_the_run_cost(spark: SparkSession, tmp_path: Path) -> None:
+def test_the_stage_says_what_the_run_cost(spark: SparkSession, tmp_path: Path, log: Path) -> None:
     poisoned = {"kind": "fake", "answers": ["select 1"], "poison": "question 7"}
-    detail = fill(started(spark, tmp_path, engine=poisoned), plain=4).detail
+    detail = fill(started(spark, tmp_path, log, engine=poisoned), plain=4).detail
     assert detail["candidates"] == 80
     assert detail["failed"] == 4
     assert detail["errors"] == {"error: poison": 4}
@@ -279,9 +292,9 @@ def test_an_error_ends_the_run_after_the_other_chunk(spark: SparkSession, step: 
 
 
 @pytest.fixture
-def strict(spark: SparkSession, tmp_path: Path) -> tuple[Round, Round]:
+def strict(spark: SparkSession, tmp_path: Path, log: Path) -> tuple[Round, Round]:
     """Two drivers of one strict project, as two processes would have it."""
-    first = started(spark, tmp_path, generate={"strict": True})
+    first = started(spark, tmp_path, log, generate={"strict": True})
     return first, open_round(spark, first.project)
 
 
