@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Test files at once: each has a Spark session and engines of its own, about 6 GiB.
 WORKERS ?= 2
-# Images for containers often set it. Dozens of processes would then compile vLLM, torch and us anew, 10 to 20 s each.
+# Images for containers often set it. Each of dozens of processes would then compile what it imports anew: vLLM, 20 s.
 unexport PYTHONDONTWRITEBYTECODE
 # Locks are installed as they are: no resolution on the user's machine, and every file checked by its hash.
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps

@@ -125,7 +125,7 @@ def quarter_bounds(quarter: str, fiscal: bool) -> tuple[str, str]:
     return f"{year}-{3 * number - 1:02}-01", last_day
 
 
-# Asked for by each of the three above: to draw is to run some 5,000 queries.
+# Asked for by each of the three above: to draw is to run 2,000 queries.
 @cache
 def _draw_distinct(seed: int) -> tuple[tuple[Question, ...], tuple[Question, ...]]:
     """Draws the logged and the reviewed questions, with distinct queries and the same shares of conventions."""
