@@ -25,7 +25,7 @@ class Arm:
         self.name = name
         make_model(FOLDER / "model")
         here = str(Path(__file__).parent)
-        given = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1" if name == "workers" else "0", "OMP_WAIT_POLICY": "PASSIVE"}
+        given = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1" if name == "workers" else "0"}
         given["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"  # else `workers` would leave a core of two unused
         given["PYTHONPATH"] = os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))
         started = time.monotonic()

@@ -116,7 +116,7 @@ class Servers:
         started = time.monotonic()
         with path.open("wb") as log:
             child = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_environment(), start_new_session=True
+                command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
             )
         try:
             self._wait(child, port, model.name, path)
@@ -157,8 +157,3 @@ def _command(model: Model, port: int, arguments: Sequence[str]) -> list[str]:
         "--tokenizer", model.tokenizer, "--served-model-name", model.name, "--host", "127.0.0.1", "--port", str(port),
         *lora, *arguments,
     ]  # fmt: skip
-
-
-def _environment() -> dict[str, str]:
-    quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    return {**quiet, **os.environ}

@@ -88,8 +88,6 @@ def _environment() -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        # OpenMP threads spin while they wait: with Spark on the same cores a step took ten times as long (46 s to 6 s).
-        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         # TRL refuses several visible GPUs in one process (it would become DataParallel).
         "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
         _PARENT: str(os.getpid()),
