@@ -99,8 +99,7 @@ def write_requests(prompts: int) -> Path:
     # vLLM leaves a core to others when its engine has a process of its own; on two cores that would be half of them.
     settings = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_NUM_OF_RESERVED_CPU": "0", "VLLM_NO_USAGE_STATS": "1"}
     settings |= {"OMP_NUM_THREADS": str(os.cpu_count()), "DO_NOT_TRACK": "1"}
-    import taolake  # how OpenMP waits is the product's setting, and worth as much to a peer
-
+    # How OpenMP's threads wait, which the package set when it was imported above, is worth as much to a peer.
     settings |= {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ}
     path = PLACE / "requests.json"
     path.write_text(

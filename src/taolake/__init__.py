@@ -15,9 +15,9 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
-# OpenMP threads spin while they wait. For long, on few cores shared with a JVM, they take the time of those that work; not
-# at all, a small model waits for the kernel in most of its steps and is half as fast. 5,000 rounds are some 50
-# microseconds (docs/log.md); libgomp takes them before the policy, which is for the other OpenMP libraries.
+# OpenMP threads spin while they wait. For long, on few cores shared with a JVM, they take the time of those that work;
+# not at all, a small model waits for the kernel in each of its steps and is half as fast. 5,000 rounds are some 50
+# microseconds (docs/log.md). libgomp heeds them before the policy, which is for the other OpenMP libraries.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": os.environ.get("GOMP_SPINCOUNT", "5000")}
 

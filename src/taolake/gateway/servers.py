@@ -4,7 +4,6 @@ Each is a child that ends when this process does, however that ends (`child`).
 """
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -115,9 +114,7 @@ class Servers:
         self._say(f"{model.name}: starting vLLM, which tells of itself in {path}")
         started = time.monotonic()
         with path.open("wb") as log:
-            child = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
-            )
+            child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
         try:
             self._wait(child, port, model.name, path)
         except BaseException:  # Ctrl-C too: nobody else knows of the child yet
