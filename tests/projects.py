@@ -1,6 +1,7 @@
 """Projects for tests: everything real but the model, which is the fake engine."""
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -45,3 +46,10 @@ def fake_project(folder: Path, **changes: Any) -> Project:
 def open_round(spark: SparkSession, project: Project, number: int = 1) -> Round:
     """A round of a project on the test session."""
     return Round(Lake(spark, project.lake), project, number)
+
+
+def copied(round_: Round, folder: Path, **changes: Any) -> Round:
+    """The round's tables under another folder, its log where it is; `changes` replace whole sections of its project."""
+    place = {"lake": str(shutil.copytree(round_.project.lake, folder / "lake")), "work": str(folder / "work")}
+    sections = round_.project.model_dump(mode="json", by_alias=True) | place | changes
+    return open_round(round_.lake.spark, Project.model_validate(sections), round_.number)

@@ -15,22 +15,16 @@ from taolake.report.ask import export
 from taolake.stages import ask
 from taolake.stages.round import Round
 from tests.asking import answer, page_items
-from tests.projects import fake_project, open_round, write_log
+from tests.projects import copied, fake_project, open_round, write_log
 
 ANSWERS = ["select 1", "select 2", "select 3", "select 1;", "dunno", " "]
 QUESTIONS = [f"How many {what} are there?" for what in ("cats", "dogs", "cows", "pigs", "owls", "bees", "ants", "elks")]
 
 
 @pytest.fixture(scope="module")
-def scored(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Round:
-    """A round without review prompts, up to its rewards: its training prompts are asked about."""
-    folder = tmp_path_factory.mktemp("ask")
-    write_log(folder / "log.jsonl", QUESTIONS)
-    engine = {"kind": "fake", "answers": ANSWERS, "poison": "elks"}
-    round_ = open_round(spark, fake_project(folder, engine=engine))
-    for name in ("ingest", "generate", "label", "score", "reward"):
-        stages.run(round_, name)
-    return round_
+def scored(fake_round: Round, tmp_path_factory: pytest.TempPathFactory) -> Round:
+    """A round without review prompts: its training prompts are asked about."""
+    return copied(fake_round, tmp_path_factory.mktemp("ask"))
 
 
 def test_questions_are_open_training_prompts_with_answers_that_differ(scored: Round) -> None:
@@ -39,7 +33,7 @@ def test_questions_are_open_training_prompts_with_answers_that_differ(scored: Ro
     texts = {r["candidate_id"]: r["text"] for r in scored.lake.read(lake.CANDIDATES).collect()}
     assert 3 <= len(asked) <= sum(split == "train" for split in splits.values())
     assert {splits[item["prompt_id"]] for item in asked} == {"train"}
-    assert not [i for i in asked if "elks" in i["messages"][-1]["content"]]  # its candidates are errors
+    assert not [i for i in asked if i["messages"][-1]["content"] == "question 7"]  # its candidates are errors
     for item in asked:
         shown = [a["text"] for a in item["answers"]]
         assert [texts[a["candidate_id"]] for a in item["answers"]] == shown

@@ -1,16 +1,14 @@
 """Select on the fake engine: k from the reward's own peak, no training where it never rises, rows of each algorithm."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import SparkSession
 
 from taolake import lake, stages
 from taolake.config import Project
 from taolake.stages.round import Round
 from taolake.trust import TrustError
-from tests.projects import fake_project, open_round, write_log
+from tests.projects import copied
 
 SCORERS = [
     {"kind": "regex", "name": "two", "pattern": "select 2"},
@@ -20,51 +18,47 @@ SCORERS = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generated(fake_round: Round, tmp_path_factory: pytest.TempPathFactory) -> Round:
     """Where all of them run: what is upstream of a changed section is done once."""
-    made = tmp_path_factory.mktemp("select")
-    write_log(made / "log.jsonl", [f"question {i}" for i in range(24)])
-    return made
+    return copied(fake_round, tmp_path_factory.mktemp("select"))
 
 
-def project(folder: Path, weights: dict[str, float], **sections: Any) -> Project:
+def with_reward(generated: Round, weights: dict[str, float], **sections: Any) -> Round:
+    shape = generated.project.model_dump(mode="json", by_alias=True) | {"scorers": SCORERS}
     reward = {"weights": weights, "min_spread": 0.0}
-    return fake_project(folder, scorers=SCORERS, reward=reward, **sections)
+    return Round(generated.lake, Project.model_validate(shape | {"reward": reward} | sections))
 
 
-def upto_select(spark: SparkSession, made: Project) -> Round:
-    round_ = open_round(spark, made)
+def upto_select(round_: Round) -> Round:
     for name in ("ingest", "generate", "label", "score", "reward", "trust", "select"):
         stages.run(round_, name)
     return round_
 
 
 @pytest.mark.slow  # a whole round; the arithmetic is in test_peak
-def test_a_reward_that_finds_right_answers_sets_k(spark: SparkSession, folder: Path) -> None:
+def test_a_reward_that_finds_right_answers_sets_k(generated: Round) -> None:
     select = {"measured_by": "judge", "best_of": 6}
-    round_ = upto_select(spark, project(folder, {"two": 1.0}, select=select))
+    round_ = upto_select(with_reward(generated, {"two": 1.0}, select=select))
     found = round_.done("select").detail["best_of"]
     assert 2 <= found["k"] <= 6 and found["measured_by"] == "judge" and found["rise"]["low"] > 0
     means = [point["mean"] for point in found["points"]]
     assert means == sorted(means) and len(means) == 6
-    wanted = round_.lake.read(lake.CANDIDATES).where("stream = 'A'")
+    wanted = round_.lake.read(lake.CANDIDATES).where("stream = 'A' and status = 'ok'")
     train = {r["prompt_id"] for r in round_.lake.read(lake.PROMPTS).where("split = 'train'").collect()}
     texts = [r["text"] for r in wanted.collect() if r["prompt_id"] in train]
     assert means[0] == pytest.approx(texts.count("select 2") / len(texts))
 
 
-def test_without_choices_nothing_can_be_measured_by_people(spark: SparkSession, folder: Path) -> None:
+def test_without_choices_nothing_can_be_measured_by_people(generated: Round) -> None:
     with pytest.raises(TrustError, match="best-of-k cannot be measured: people has no word"):
-        upto_select(spark, project(folder, {"two": 1.0}, select={"measured_by": "people"}))
+        upto_select(with_reward(generated, {"two": 1.0}, select={"measured_by": "people"}))
 
 
 @pytest.mark.parametrize(
     ("algorithm", "kinds"), [("dpo", {"chosen", "rejected"}), ("kto", {"good", "bad"}), ("bond", {"regress"})]
 )
-def test_rows_of_each_algorithm_are_in_the_table(
-    spark: SparkSession, folder: Path, algorithm: str, kinds: set[str]
-) -> None:
-    round_ = upto_select(spark, project(folder, {"two": 1.0}, train={"algorithm": algorithm}))
+def test_rows_of_each_algorithm_are_in_the_table(generated: Round, algorithm: str, kinds: set[str]) -> None:
+    round_ = upto_select(with_reward(generated, {"two": 1.0}, train={"algorithm": algorithm}))
     rows = round_.lake.rows(lake.SELECTIONS, selection=round_.done("select").detail["selection"])
     assert {row["kind"] for row in rows} == kinds and len({row["row_id"] for row in rows}) == len(rows)
     if algorithm == "dpo":
@@ -74,10 +68,10 @@ def test_rows_of_each_algorithm_are_in_the_table(
 
 
 @pytest.mark.slow
-def test_a_reward_that_never_rises_ends_the_round_with_what_was_measured(spark: SparkSession, folder: Path) -> None:
-    made = project(folder, {"one": 1.0}, select={"measured_by": "judge"})
+def test_a_reward_that_never_rises_ends_the_round_with_what_was_measured(generated: Round) -> None:
+    round_ = with_reward(generated, {"one": 1.0}, select={"measured_by": "judge"})
     with pytest.raises(TrustError, match="it never rises above one answer; mend the reward"):
-        upto_select(spark, made)
-    record = open_round(spark, made).records()["select"]
+        upto_select(round_)
+    record = round_.records()["select"]
     assert record.state == "failed" and record.detail["best_of"]["k"] == 1
     assert record.detail["best_of"]["points"][-1]["mean"] < record.detail["best_of"]["points"][0]["mean"]

@@ -19,22 +19,10 @@ QUESTIONS = [f"question {i}" for i in range(24)]
 UP_TO_SELECT = ("ingest", "generate", "label", "score", "reward", "trust", "select")
 
 
-@pytest.fixture(scope="module")
-def finished(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Round:
-    """A fake round up to select, run once for the tests that only look."""
-    folder = tmp_path_factory.mktemp("finished")
-    write_log(folder / "log.jsonl", QUESTIONS)
-    poisoned = {"kind": "fake", "answers": ["select 1", "select 2", "dunno"], "poison": "question 7", "devices": 2}
-    round_ = open_round(spark, fake_project(folder, engine=poisoned))
-    for name in UP_TO_SELECT:
-        stages.run(round_, name)
-    return round_
-
-
-def test_every_cell_is_there_once(finished: Round) -> None:
-    prompts = {r["prompt_id"]: r["split"] for r in finished.lake.read(lake.PROMPTS).collect()}
+def test_every_cell_is_there_once(fake_round: Round) -> None:
+    prompts = {r["prompt_id"]: r["split"] for r in fake_round.lake.read(lake.PROMPTS).collect()}
     rows = (
-        finished.lake.read(lake.CANDIDATES)
+        fake_round.lake.read(lake.CANDIDATES)
         .select("prompt_id", "stream", "sample", "candidate_id", "strategy")
         .collect()
     )
@@ -44,35 +32,35 @@ def test_every_cell_is_there_once(finished: Round) -> None:
     assert len(rows) == len(wanted)
     for row in rows:
         assert row["candidate_id"] == ids.candidate_id(
-            row["prompt_id"], finished.base.id, row["strategy"], row["sample"]
+            row["prompt_id"], fake_round.base.id, row["strategy"], row["sample"]
         )
 
 
-def test_nothing_stays_cached(finished: Round) -> None:
+def test_nothing_stays_cached(fake_round: Round) -> None:
     """A frame kept after its stage would fill the memory of a long session, one stage after the other."""
-    assert finished.lake.spark._jsparkSession.sharedState().cacheManager().isEmpty()
+    assert fake_round.lake.spark._jsparkSession.sharedState().cacheManager().isEmpty()
 
 
-def test_a_poison_prompt_is_error_rows_and_nothing_else(finished: Round) -> None:
-    rows = finished.lake.read(lake.CANDIDATES).where(f.col("status") != "ok").collect()
+def test_a_poison_prompt_is_error_rows_and_nothing_else(fake_round: Round) -> None:
+    rows = fake_round.lake.read(lake.CANDIDATES).where(f.col("status") != "ok").collect()
     poisoned = ids.prompt_id("count", [{"role": "user", "content": "question 7"}])
     assert {r["prompt_id"] for r in rows} == {poisoned}
     assert all(r["text"] is None and "poison" in r["error"] for r in rows)
-    scores = finished.lake.read(lake.SCORES).where((f.col("prompt_id") == poisoned) & (f.col("scorer") == "query"))
+    scores = fake_round.lake.read(lake.SCORES).where((f.col("prompt_id") == poisoned) & (f.col("scorer") == "query"))
     assert {(r["value"], r["status"]) for r in scores.collect()} == {(None, "error")}
 
 
-def test_scores_are_one_row_a_candidate_scorer_and_version(finished: Round) -> None:
-    scores = finished.lake.read(lake.SCORES)
+def test_scores_are_one_row_a_candidate_scorer_and_version(fake_round: Round) -> None:
+    scores = fake_round.lake.read(lake.SCORES)
     assert scores.count() == scores.select("candidate_id", "scorer", "scorer_version").distinct().count()
     counts = {r["scorer"]: r["count"] for r in scores.groupBy("scorer").count().collect()}
-    candidates = finished.lake.read(lake.CANDIDATES)
+    candidates = fake_round.lake.read(lake.CANDIDATES)
     sampled = candidates.where(f.col("stream") != "G").count()
     assert counts == {"query": candidates.count(), "judge": candidates.count(), "agrees": sampled}
 
 
-def test_agreement_is_the_share_of_the_own_group(finished: Round) -> None:
-    scores = finished.lake.read(lake.SCORES).where(f.col("scorer") == "agrees").collect()
+def test_agreement_is_the_share_of_the_own_group(fake_round: Round) -> None:
+    scores = fake_round.lake.read(lake.SCORES).where(f.col("scorer") == "agrees").collect()
     groups: dict[str, list[tuple[str | None, float | None]]] = {}
     for row in scores:
         groups.setdefault(row["prompt_id"], []).append((row["answer_key"], row["value"]))
@@ -83,9 +71,9 @@ def test_agreement_is_the_share_of_the_own_group(finished: Round) -> None:
             assert value == (None if key is None else pytest.approx(keys.count(key) / len(keys)))
 
 
-def test_the_trainer_sees_train_prompts_alone(finished: Round) -> None:
-    splits = {r["prompt_id"]: r["split"] for r in finished.lake.read(lake.PROMPTS).collect()}
-    rows = finished.lake.read(lake.SELECTIONS).collect()
+def test_the_trainer_sees_train_prompts_alone(fake_round: Round) -> None:
+    splits = {r["prompt_id"]: r["split"] for r in fake_round.lake.read(lake.PROMPTS).collect()}
+    rows = fake_round.lake.read(lake.SELECTIONS).collect()
     assert {splits[r["prompt_id"]] for r in rows} == {"train"}
     assert {r["kind"] for r in rows} == {"imitate", "regress"}
     imitated = [r for r in rows if r["kind"] == "imitate"]
@@ -98,12 +86,12 @@ def test_the_trainer_sees_train_prompts_alone(finished: Round) -> None:
     assert all(len(values) == 1 for values in by_prompt.values())
 
 
-def test_a_second_run_does_nothing(finished: Round) -> None:
-    before = {t.name: finished.lake.version(t) for t in lake.TABLES}
-    assert [stages.run(finished, name)[1] for name in ("ingest", "generate", "score", "reward", "select")] == [
+def test_a_second_run_does_nothing(fake_round: Round) -> None:
+    before = {t.name: fake_round.lake.version(t) for t in lake.TABLES}
+    assert [stages.run(fake_round, name)[1] for name in ("ingest", "generate", "score", "reward", "select")] == [
         False
     ] * 5
-    assert {t.name: finished.lake.version(t) for t in lake.TABLES} == before
+    assert {t.name: fake_round.lake.version(t) for t in lake.TABLES} == before
 
 
 def test_a_stage_before_its_turn_says_what_to_run(spark: SparkSession, tmp_path: Path) -> None:
@@ -138,19 +126,19 @@ def test_more_samples_compute_only_what_is_new(spark: SparkSession, tmp_path: Pa
     assert texts[0] == texts[1]
 
 
-def test_gold_changes_nothing_that_is_trained_on(finished: Round, tmp_path: Path) -> None:
+def test_gold_changes_nothing_that_is_trained_on(fake_round: Round, tmp_path: Path) -> None:
     """Law 4, held by running: with right labels and with none at all the training set has one hash."""
     gold = tmp_path / "gold.jsonl"
     lines = [{"messages": [{"role": "user", "content": q}], "answer": "select 1"} for q in QUESTIONS]
     gold.write_text("".join(json.dumps(line) + "\n" for line in lines))
     labelled = {"evaluate": {"samples": 4, "judge": "judge", "gold": {"path": str(gold), "compare": "exact"}}}
-    sections = finished.project.model_dump(mode="json", by_alias=True) | labelled | {"lake": str(tmp_path / "lake")}
-    round_ = open_round(finished.lake.spark, Project.model_validate(sections))
+    sections = fake_round.project.model_dump(mode="json", by_alias=True) | labelled | {"lake": str(tmp_path / "lake")}
+    round_ = open_round(fake_round.lake.spark, Project.model_validate(sections))
     for name in UP_TO_SELECT:
         stages.run(round_, name)
-    rows = [each.lake.read(lake.SELECTIONS) for each in (finished, round_)]
+    rows = [each.lake.read(lake.SELECTIONS) for each in (fake_round, round_)]
     assert rows[0].count() > 0
-    hashes = [finished.lake.content_id(each, *[c for c in each.columns if c != "messages"]) for each in rows]
+    hashes = [fake_round.lake.content_id(each, *[c for c in each.columns if c != "messages"]) for each in rows]
     assert hashes[0] == hashes[1]
 
 
