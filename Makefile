@@ -27,9 +27,9 @@ demo: setup ## run the embedded example: one whole round, ending with a proof ca
 	@$(BIN)/taolake demo
 
 # Files keep the order that tests/conftest.py gives them, in which long ones come first and short ones fill the end.
-# Two of them share the cores at any time, so a thread that waits must not spin at all (src/taolake/__init__.py).
+# Two of them share the cores at any time: one thread each, and none that spins while it waits (src/taolake/__init__.py).
 test: setup ## run the tests (no GPU, no key)
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not gpu and not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not gpu and not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 slow: setup ## run the tests that `make test` leaves out: an hour or more, one at a time
 	$(BIN)/python -m pytest -m "slow and not gpu"
