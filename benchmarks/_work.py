@@ -43,9 +43,9 @@ class Workload:
 WORKLOADS = {
     w.name: w
     for w in (
-        Workload("fixed", 192, 192, fixed=True),
-        Workload("heavy", 160, 1024),
-        Workload("prefix", 256, 96, prefix=250),
+        Workload("fixed", 576, 192, fixed=True),
+        Workload("heavy", 240, 1024),
+        Workload("prefix", 768, 96, prefix=250),
     )
 }
 
