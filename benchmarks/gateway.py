@@ -259,12 +259,7 @@ def vllm(folder: Path) -> Iterator[int]:
         "--model", str(folder / "model"), "--served-model-name", "standin", "--port", str(port), "--host", "127.0.0.1",
         "--dtype", "float32", "--enforce-eager", "--max-num-seqs", str(VLLM_STREAMS),
     ]  # fmt: skip
-    environment = {
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        **os.environ,
-    }
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", **os.environ}
     with (folder / "vllm.log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
     try:

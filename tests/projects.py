@@ -48,8 +48,12 @@ def open_round(spark: SparkSession, project: Project, number: int = 1) -> Round:
     return Round(Lake(spark, project.lake), project, number)
 
 
+def changed(project: Project, **sections: Any) -> Project:
+    """The project with whole sections replaced."""
+    return Project.model_validate(project.model_dump(mode="json", by_alias=True) | sections)
+
+
 def copied(round_: Round, folder: Path, **changes: Any) -> Round:
     """The round's tables under another folder, its log where it is; `changes` replace whole sections of its project."""
     place = {"lake": str(shutil.copytree(round_.project.lake, folder / "lake")), "work": str(folder / "work")}
-    sections = round_.project.model_dump(mode="json", by_alias=True) | place | changes
-    return open_round(round_.lake.spark, Project.model_validate(sections), round_.number)
+    return open_round(round_.lake.spark, changed(round_.project, **place, **changes), round_.number)

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from taolake import ids, lake, stages
-from taolake.config import Project
 from taolake.curation.labels import answers
 from taolake.stages import reward as stage_reward
 from taolake.stages.round import Round
-from tests.projects import copied
+from tests.projects import changed, copied
 
 UPSTREAM = ("ingest", "generate", "label", "score", "reward", "trust")
 QUESTIONS = [f"question {i}" for i in range(24)]
@@ -42,8 +41,7 @@ def chosen(fake_round: Round, tmp_path_factory: pytest.TempPathFactory) -> Round
 
 
 def selected(chosen: Round, **sections: Any) -> Round:
-    shape = chosen.project.model_dump(mode="json", by_alias=True) | sections
-    round_ = Round(chosen.lake, Project.model_validate(shape))
+    round_ = Round(chosen.lake, changed(chosen.project, **sections))
     assert not any(stages.run(round_, name)[1] for name in UPSTREAM)
     stages.run(round_, "select")
     return round_

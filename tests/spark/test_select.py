@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 
 from taolake import lake, stages
-from taolake.config import Project
 from taolake.stages.round import Round
 from taolake.trust import TrustError
-from tests.projects import copied
+from tests.projects import changed, copied
 
 SCORERS = [
     {"kind": "regex", "name": "two", "pattern": "select 2"},
@@ -24,9 +23,8 @@ def generated(fake_round: Round, tmp_path_factory: pytest.TempPathFactory) -> Ro
 
 
 def with_reward(generated: Round, weights: dict[str, float], **sections: Any) -> Round:
-    shape = generated.project.model_dump(mode="json", by_alias=True) | {"scorers": SCORERS}
     reward = {"weights": weights, "min_spread": 0.0}
-    return Round(generated.lake, Project.model_validate(shape | {"reward": reward} | sections))
+    return Round(generated.lake, changed(generated.project, scorers=SCORERS, reward=reward, **sections))
 
 
 def upto_select(round_: Round) -> Round:

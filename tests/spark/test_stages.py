@@ -10,13 +10,28 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
 
 from taolake import ids, lake, stages
-from taolake.config import Cost, Project
+from taolake.config import Cost
 from taolake.stages import cap
 from taolake.stages.round import Round
-from tests.projects import fake_project, open_round, write_log
+from tests.projects import changed, fake_project, open_round, write_log
 
 QUESTIONS = [f"question {i}" for i in range(24)]
 UP_TO_SELECT = ("ingest", "generate", "label", "score", "reward", "trust", "select")
+
+
+@pytest.fixture(scope="module")
+def with_gold(fake_round: Round, tmp_path_factory: pytest.TempPathFactory) -> Round:
+    """The same round with right labels for its evaluation, run anew in this session."""
+    folder = tmp_path_factory.mktemp("gold")
+    lines = [{"messages": [{"role": "user", "content": q}], "answer": "select 1"} for q in QUESTIONS]
+    (folder / "gold.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    gold = {"path": str(folder / "gold.jsonl"), "compare": "exact"}
+    evaluate = {"samples": 4, "judge": "judge", "gold": gold}
+    project = changed(fake_round.project, evaluate=evaluate, lake=str(folder / "lake"))
+    round_ = open_round(fake_round.lake.spark, project)
+    for name in UP_TO_SELECT:
+        stages.run(round_, name)
+    return round_
 
 
 def test_every_cell_is_there_once(fake_round: Round) -> None:
@@ -36,9 +51,9 @@ def test_every_cell_is_there_once(fake_round: Round) -> None:
         )
 
 
-def test_nothing_stays_cached(fake_round: Round) -> None:
+def test_nothing_stays_cached(with_gold: Round) -> None:
     """A frame kept after its stage would fill the memory of a long session, one stage after the other."""
-    assert fake_round.lake.spark._jsparkSession.sharedState().cacheManager().isEmpty()
+    assert with_gold.lake.spark._jsparkSession.sharedState().cacheManager().isEmpty()
 
 
 def test_a_poison_prompt_is_error_rows_and_nothing_else(fake_round: Round) -> None:
@@ -126,17 +141,9 @@ def test_more_samples_compute_only_what_is_new(spark: SparkSession, tmp_path: Pa
     assert texts[0] == texts[1]
 
 
-def test_gold_changes_nothing_that_is_trained_on(fake_round: Round, tmp_path: Path) -> None:
+def test_gold_changes_nothing_that_is_trained_on(fake_round: Round, with_gold: Round) -> None:
     """Law 4, held by running: with right labels and with none at all the training set has one hash."""
-    gold = tmp_path / "gold.jsonl"
-    lines = [{"messages": [{"role": "user", "content": q}], "answer": "select 1"} for q in QUESTIONS]
-    gold.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    labelled = {"evaluate": {"samples": 4, "judge": "judge", "gold": {"path": str(gold), "compare": "exact"}}}
-    sections = fake_round.project.model_dump(mode="json", by_alias=True) | labelled | {"lake": str(tmp_path / "lake")}
-    round_ = open_round(fake_round.lake.spark, Project.model_validate(sections))
-    for name in UP_TO_SELECT:
-        stages.run(round_, name)
-    rows = [each.lake.read(lake.SELECTIONS) for each in (fake_round, round_)]
+    rows = [each.lake.read(lake.SELECTIONS) for each in (fake_round, with_gold)]
     assert rows[0].count() > 0
     hashes = [fake_round.lake.content_id(each, *[c for c in each.columns if c != "messages"]) for each in rows]
     assert hashes[0] == hashes[1]

@@ -1,5 +1,6 @@
 """Placement: which device, how many threads; and that one device never has two engines or a dead one's children."""
 
+import importlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import taolake
 from taolake.config import EndpointEngine, FakeEngine, VllmEngine
 from taolake.engines import placement, reaper
 
@@ -241,3 +243,20 @@ def test_a_worker_ends_with_its_parent(tmp_path: Path) -> None:
     while psutil.pid_exists(grandchild) and psutil.Process(grandchild).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("given", "policy", "rounds"),
+    [
+        ({}, "PASSIVE", "5000"),
+        ({"GOMP_SPINCOUNT": "7"}, "PASSIVE", "7"),
+        ({"OMP_WAIT_POLICY": "PASSIVE"}, "PASSIVE", None),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE", None),
+    ],
+)
+def test_waiting_threads_spin_shortly_unless_the_user_says_how(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], policy: str, rounds: str | None
+) -> None:
+    monkeypatch.setattr(os, "environ", dict(given))
+    importlib.reload(taolake)
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ.get("GOMP_SPINCOUNT")) == (policy, rounds)
