@@ -43,9 +43,9 @@ class Workload:
 WORKLOADS = {
     w.name: w
     for w in (
-        Workload("fixed", 576, 192, fixed=True),
-        Workload("heavy", 240, 1024),
-        Workload("prefix", 768, 96, prefix=250),
+        Workload("fixed", 1440, 192, fixed=True),
+        Workload("heavy", 360, 1024),
+        Workload("prefix", 1920, 96, prefix=250),
     )
 }
 

@@ -6,7 +6,8 @@ with a warm engine and an empty prefix cache, in a process of its own that stays
 picks the better of the two direct arms, in the process and in vLLM's own processes; then it and the product take turns
 in ABBA order. Tokens are counted in a fresh read of the committed table, and any check of `_validity` that fails voids
 the run. `low` and `high` are the smallest and largest ratio of a pair: with three pairs there is no better interval.
-What is not shown: GPUs, several executors, the time to load a model (`cold_seconds` alone).
+Planning and the commit take seconds whatever a turn's length, so turns are minutes, as rounds are; `seconds` says how
+many. What is not shown: GPUs, several executors, the time to load a model (`cold_seconds` alone).
 """
 
 import contextlib
@@ -39,13 +40,13 @@ def measure(quick: bool) -> dict[str, Any]:
 def one(arms: dict[str, Arm], workload: str, pairs: int, divisor: int) -> dict[str, Any]:
     """One workload: a pilot of the direct arms, the pairs, the control."""
     prompts = WORKLOADS[workload].prompts // divisor
-    pilot = {name: turn(arms, name, workload, prompts // 2)["rate"] for name in DIRECT}
+    pilot = {name: turn(arms, name, workload, prompts // 4)["rate"] for name in DIRECT}
     best = max(DIRECT, key=lambda name: pilot[name])
     taken: dict[str, list[dict[str, Any]]] = {best: [], "spark": []}
     for pair in range(pairs):
         for name in (best, "spark") if pair % 2 == 0 else ("spark", best):
             taken[name].append(turn(arms, name, workload, prompts))
-    naive = turn(arms, "spark", workload, prompts, naive=True)
+    naive = turn(arms, "spark", workload, prompts // 2, naive=True)
     ratios = [mine["rate"] / other["rate"] for mine, other in zip(taken["spark"], taken[best], strict=True)]
     rates = {name: statistics.median(each["rate"] for each in found) for name, found in taken.items()}
     last = taken["spark"][-1]
