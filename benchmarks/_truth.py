@@ -63,9 +63,12 @@ def truth(messages: Sequence[Any], answer: str, seed: int, database: str) -> flo
 def noisy(messages: Sequence[Any], answer: str, seed: int, database: str) -> float | None:
     """The truth seen through noise, squashed into 0 to 1."""
     right = truth(messages, answer, seed, database)
-    if right is None:
-        return None
-    seen = _SHIFT * right + _normal(unit_interval("noise", seed, messages[-1]["content"], answer))
+    return None if right is None else blurred(right, seed, messages[-1]["content"], answer)
+
+
+def blurred(right: float, *key: Any) -> float:
+    """What is seen of 0 or 1 through the noise that belongs to a key."""
+    seen = _SHIFT * right + _normal(unit_interval("noise", *key))
     return 1 / (1 + math.exp(-2 * (seen - _BASE)))
 
 

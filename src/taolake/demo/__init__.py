@@ -20,22 +20,35 @@ if TYPE_CHECKING:
 
 def prepare(project: Project) -> None:
     """Write the log, the database and the labels of the holdout, and pre-train the base model once."""
-    from taolake.demo import assets, model
+    from taolake.demo import model
 
-    def is_holdout(messages: Sequence[Mapping[str, Any]]) -> bool:
-        turns = [{"role": m["role"], "content": m["content"]} for m in messages]
-        prompt = ids.prompt_id(project.task.name, turns)  # type: ignore[arg-type]
-        return ids.split_of(prompt, project.seed, project.ingest.holdout) == "holdout"
+    write_inputs(project)
+    cached = Path(project.work).parents[1] / "cache" / f"model-{model.model_key(project.seed)}"
+    if not cached.exists():
+        model.pretrain(cached, project.seed)
+    put_copy(cached, Path(project.model.path))
+
+
+def write_inputs(project: Project) -> None:
+    """Write everything but the model; what exists is not made again."""
+    from taolake.demo import assets, model
 
     data = Path(project.ingest.sources[0].path).parent
     stamp = data / f".{ids.content_hash(model.model_key(project.seed), project.ingest.holdout, project.task.name)}"
     if not stamp.exists():
-        assets.write_assets(data, project.seed, is_holdout)
+        assets.write_assets(data, project.seed, functools.partial(is_holdout, project))
         stamp.touch()
-    folder = Path(project.model.path)
-    cached = Path(project.work).parents[1] / "cache" / f"model-{model.model_key(project.seed)}"
-    if not cached.exists():
-        model.pretrain(cached, project.seed)
+
+
+def is_holdout(project: Project, messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether ingest will hold this prompt out."""
+    turns = [{"role": m["role"], "content": m["content"]} for m in messages]
+    prompt = ids.prompt_id(project.task.name, turns)  # type: ignore[arg-type]
+    return ids.split_of(prompt, project.seed, project.ingest.holdout) == "holdout"
+
+
+def put_copy(cached: Path, folder: Path) -> None:
+    """Put a model where the project file says, unless it is there."""
     if not folder.exists() or ids.file_hash(folder) != ids.file_hash(cached):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(cached, folder)

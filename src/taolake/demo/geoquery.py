@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from taolake import ids
+from taolake import demo, ids
 from taolake.config import Project, SqlScorer
 from taolake.demo import geoquery_data as data
 from taolake.demo import model
@@ -44,10 +44,7 @@ def prepare(project: Project) -> None:
     if not cached.exists():
         pairs = data.corpus(data.read_questions(sources[0]), sources[1], project.seed, CORPUS_SIZE)
         model.fit(cached, pairs, project.seed, data.PIECES)
-    base = Path(project.model.path)
-    if not base.exists() or ids.file_hash(base) != ids.file_hash(cached):
-        shutil.rmtree(base, ignore_errors=True)
-        shutil.copytree(cached, base)
+    demo.put_copy(cached, Path(project.model.path))
 
 
 def database_of(project: Project) -> Path:

@@ -99,7 +99,7 @@ def train_tokenizer(pairs: Sequence[tuple[Messages, str]], pieces: str = PIECES)
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = (text for messages, completion in pairs for text in (messages[-1]["content"], completion))
+    texts = (text for messages, completion in pairs for text in (*(m["content"] for m in messages), completion))
     tokenizer.train_from_iterator(texts, trainer)
     pad, bos, eos, *roles = SPECIAL_TOKENS
     return PreTrainedTokenizerFast(
