@@ -55,8 +55,7 @@ def measure(quick: bool) -> dict[str, Figure]:
     finally:
         spark.stop()
     pooled = {
-        name: {metric: _joined([seed[name][metric] for seed in found]) for metric in found[0][name]}
-        for name in found[0]
+        name: {metric: joined([seed[name][metric] for seed in found]) for metric in found[0][name]} for name in found[0]
     }
     figures = figures_of(pooled)
     return {**figures, **contrasts(pooled, figures)}
@@ -82,7 +81,7 @@ def one_seed(spark: Any, seed: int, arms: Sequence[str]) -> dict[str, dict[str, 
             found["best_of_n"] = {"greedy": base["best_of_n"]}
             first = round_
     print(f"seed {seed}: the best prompt", flush=True)
-    found["best_prompt"] = {"greedy": _tag(best_prompt(first), seed)}
+    found["best_prompt"] = {"greedy": tag(best_prompt(first), seed)}
     return found
 
 
@@ -163,15 +162,16 @@ def _right(round_: Round, made: Policy, where: str) -> PerPrompt:
 
 
 def _tagged(metrics: Mapping[str, Mapping[str, float]], seed: int) -> dict[str, PerPrompt]:
-    return {name: _tag(values, seed) for name, values in metrics.items()}
+    return {name: tag(values, seed) for name, values in metrics.items()}
 
 
-def _tag(values: Mapping[str, float], seed: int) -> PerPrompt:
+def tag(values: Mapping[str, float], seed: int) -> PerPrompt:
     """Values by seed and prompt: two seeds may ask the same."""
     return {f"{seed} {prompt}": value for prompt, value in values.items()}
 
 
-def _joined(parts: Sequence[PerPrompt]) -> PerPrompt:
+def joined(parts: Sequence[PerPrompt]) -> PerPrompt:
+    """Prompts of all seeds together."""
     return {prompt: value for part in parts for prompt, value in part.items()}
 
 

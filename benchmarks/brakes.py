@@ -84,7 +84,7 @@ def measure(quick: bool) -> dict[str, Figure]:
     try:
         honest = round_of(spark, 1, "right")
         figures: dict[str, Any] = {"honest": {"gain": -outcome(honest)["lost"]}}
-        job = job_of(honest)
+        job = stored(job_folder(honest) / "job.json")
         for number, reward in enumerate(REWARDS[:1] if quick else REWARDS, start=2):
             figures[reward.__name__] = outcome(round_of(spark, number, reward.__name__))
     finally:
@@ -97,7 +97,7 @@ def measure(quick: bool) -> dict[str, Figure]:
 
 
 def round_of(spark: Any, number: int, reward: str) -> Round:
-    """A round up to training, with what came of it kept in its own row."""
+    """A round up to the gate, or until the brakes end it."""
     text = (ROOT / "conf/filings.yml").read_text(encoding="utf-8").replace("build/filings", str(FOLDER))
     raw: dict[str, Any] = yaml.safe_load(text)
     raw["scorers"] = [
@@ -158,11 +158,6 @@ def tripped_with(job: TrainJob, seed: int) -> list[str]:
 def job_folder(round_: Round) -> Path:
     """Where a round trained."""
     return next(round_.work.glob("train-*"))
-
-
-def job_of(round_: Round) -> TrainJob:
-    """The job as the stage wrote it."""
-    return stored(job_folder(round_) / "job.json")
 
 
 @functools.cache

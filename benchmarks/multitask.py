@@ -14,6 +14,7 @@ from typing import Any
 import _truth
 import yaml
 from _form import Figure, run
+from algorithms import RESAMPLES, PerPrompt, joined, tag
 
 from taolake import stages
 from taolake.config import Project, load
@@ -27,15 +28,12 @@ from taolake.verdict import bootstrap, paired_gain
 
 ROOT = Path(__file__).parents[1]
 SEEDS = [7, 8, 9]
-RESAMPLES = 5000
 TASKS = ("shop", "filings")
 LAST = "gate"
 TARGETS = {
     "shop.change.mean": (">=", -0.03), "filings.change.mean": (">=", -0.03), "filings.alone_gain.low": (">", 0.0),
     "spoiled.refused": ("==", 1.0), "spoiled.promoted": ("==", 0.0),
 }  # fmt: skip
-
-PerPrompt = dict[str, float]
 
 
 def measure(quick: bool) -> dict[str, Figure]:
@@ -107,11 +105,11 @@ def one_seed(spark: Any, seed: int) -> dict[str, Any]:
             name: judged(theirs, policy)
             for name, policy in (("base", both.base), ("alone", alone["filings"].tuned), ("together", both.tuned))
         },
-    } | {task: {arm: tagged(right, seed) for arm, right in arms.items()} for task, arms in measured.items()}
+    } | {task: {arm: tag(right, seed) for arm, right in arms.items()} for task, arms in measured.items()}
 
 
 def projects(folder: Path, seed: int) -> dict[str, dict[str, Any]]:
-    """The four project files."""
+    """The five project files."""
     text = (ROOT / "conf/filings.yml").read_text(encoding="utf-8").replace("build/filings", str(folder / "filings"))
     alone: dict[str, Any] = yaml.safe_load(text) | {"seed": seed}
     shop = _truth.demo(folder / "shop", seed)
@@ -173,16 +171,6 @@ def gain(before: PerPrompt, after: PerPrompt) -> dict[str, float]:
     """The mean difference with its interval, paired by prompt."""
     prompts = sorted(before.keys() & after.keys())
     return dict(paired_gain([before[p] for p in prompts], [after[p] for p in prompts], RESAMPLES, 0)._asdict())
-
-
-def joined(parts: list[PerPrompt]) -> PerPrompt:
-    """Prompts of all seeds together."""
-    return {prompt: value for part in parts for prompt, value in part.items()}
-
-
-def tagged(values: PerPrompt, seed: int) -> PerPrompt:
-    """Values by seed and prompt: two seeds may ask the same."""
-    return {f"{seed} {prompt}": value for prompt, value in values.items()}
 
 
 if __name__ == "__main__":
