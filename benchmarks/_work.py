@@ -44,7 +44,7 @@ WORKLOADS = {
     w.name: w
     for w in (
         Workload("fixed", 1440, 192, fixed=True),
-        Workload("heavy", 360, 1024),
+        Workload("heavy", 640, 1024),
         Workload("prefix", 1920, 96, prefix=250),
     )
 }

@@ -3,7 +3,9 @@
 Each size runs in a process of its own: prompts are written to a new lake, `generate.fill` makes all candidates, then a
 resume is planned on the full table, and another for one sample more. The fake engine costs nothing, so what is
 measured is everything around it. Memory is that of the driver, its JVM and the Python process beside it; in local mode
-the executor's threads live in the same JVM. One task answers, the other core commits.
+the executor's threads live in the same JVM. It has a heap of 1 GiB at every size: a JVM takes what it may have before
+it collects what nobody needs, so with more heap the figure would say how long a run is, and not what it holds. One
+task answers, the other core commits.
 
     python benchmarks/scale.py [--quick] [--json FILE]
 """
@@ -27,6 +29,7 @@ SIZES = (10_000, 100_000, 1_000_000)
 QUICK = (1_000, 4_000, 16_000)
 SAMPLES = 8
 CHUNK_ROWS = 40_000
+HEAP = "1g"
 ENDS = 5  # commits at each end of a run that are compared
 SEED = 7
 
@@ -77,7 +80,7 @@ def one_size(prompts: int, chunk_rows: int, folder: Path) -> dict[str, Any]:
     from taolake.stages.round import Round
 
     project = shape(folder, chunk_rows)
-    spark = local_session("local[2]", log=folder / "spark.log")
+    spark = local_session("local[2]", {"spark.driver.memory": HEAP}, log=folder / "spark.log")
     round_ = Round(Lake(spark, project.lake), project)
     write_prompts(round_, prompts)
     commits = timed_commits(Desk)

@@ -46,12 +46,13 @@ def registry(beside: str) -> tuple[str, str]:
 def launch(job: TrainJob, on_line: Callable[[str], None]) -> TrainResult:
     """Train in a child process; on a cluster on the node's own disk, since a volume takes no appended log.
 
-    What is there is copied back when the child ends, well or not, and is what the next run goes on from.
+    What is there is copied back when the child ends, well or not, and is what the next run goes on from. Executors on
+    several nodes share no disk and train in the folder itself.
     """
     from taolake.training.launch import launch
 
     home, local = Path(job.out), scratch(Path(job.out))
-    if local == home:
+    if local == home or job.settings.get("executors"):
         return launch(job, on_line)
     shutil.copytree(home, local, dirs_exist_ok=True)
     try:

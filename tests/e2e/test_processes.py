@@ -35,6 +35,9 @@ def losses(folder: Path) -> list[float]:
         ({"algorithm": "grpo"}, "several processes train tao, rft, bond"),
         ({"brakes": {}}, "without brakes"),
         ({"batch_size": 9}, "no multiple of train.processes 2"),
+        ({"processes": 1, "executors": True}, "train.executors needs several processes"),
+        ({"processes": 1, "shard": True}, "train.shard needs several processes"),
+        ({"shard": True}, "splits all weights, got train.lora"),
     ],
 )
 def test_what_several_processes_cannot_share_is_refused(given: dict[str, object], wrong: str) -> None:

@@ -62,9 +62,9 @@ def test_an_answer_where_nothing_is_stated_is_caught_and_so_is_a_refusal_elsewhe
         assert refused == float(question.family == "missing"), question
 
 
-LINE = "Profit: 40 in 2023, 55 in 2024"
-REPORT = f"Cedar Mills, annual report\n{LINE}\nDebt: 10 in 2023, 95 in 2024"
-POLICY = "Cedar Mills, terms of sale\nRefunds are paid within 30 days if the receipt is shown"
+ROW = "- profit 40 55"
+REPORT = f"Cedar Mills, annual report 2023 2024\n{ROW}\n- debt 10 95"
+POLICY = "Cedar Mills, terms of sale\n- refunds with receipt 30 days"
 
 
 def asked_of(document: str, text: str = "", answer: str = "", evidence: str = "") -> Question:
@@ -75,9 +75,9 @@ def asked_of(document: str, text: str = "", answer: str = "", evidence: str = ""
     ("answer", "value", "key"),
     [
         ("55", 1.0, "55"),
-        (f'"{LINE}" 55', 1.0, "55"),
+        (f'"{ROW}" 55', 1.0, "55"),
         ("60", 0.0, "60"),
-        (f'"{LINE}" 55 - 40 = 15', 1.0, "15"),
+        (f'"{ROW}" 55 - 40 = 15', 1.0, "15"),
         ("40 - 55 = -15", 1.0, "-15"),
         ("55 - 40 = 25", 0.0, "25"),  # a mistake
         ("55 - 45 = 10", 0.0, "10"),  # a figure that is not there
@@ -94,11 +94,11 @@ def test_figures_are_in_the_document_or_worked_out(answer: str, value: float, ke
 @pytest.mark.parametrize(
     ("answer", "value"),
     [
-        ('"Refunds are paid within 30 days if the receipt is shown" within 30 days', 1.0),
-        ('"within 30 days"', 1.0),  # what is left out is for people to judge
-        ('"within 30 days if a manager agrees" within 30 days', 0.0),
+        ('"- refunds with receipt 30 days" 30 days with receipt', 1.0),
+        ('"receipt 30 days" 30 days', 1.0),  # what is left out is for people to judge
+        ('"- refunds by card 30 days" 30 days', 0.0),
         ('"', 0.0),
-        ("within 30 days", 0.0),  # quotes nothing
+        ("30 days", 0.0),  # quotes nothing
         ("not stated", 1.0),
         ("", 0.0),
     ],
@@ -107,12 +107,12 @@ def test_quotations_are_word_by_word(answer: str, value: float) -> None:
     assert filings_checks.quotations(asked_of(POLICY).messages, answer) == value
 
 
-def test_relevant_answers_speak_of_the_line_that_was_asked_about() -> None:
-    asked = asked_of(REPORT, answer=f'"{LINE}" 55 - 40 = 15', evidence=LINE)
-    said = {answer: filings.relevant(asked, answer) for answer in (f'"{LINE}" 7', "55", '"Debt: 10" 10', "not stated")}
-    assert said == {f'"{LINE}" 7': True, "55": False, '"Debt: 10" 10': False, "not stated": False}
+def test_relevant_answers_speak_of_the_row_that_was_asked_about() -> None:
+    asked = asked_of(REPORT, answer=f'"{ROW}" 55 - 40 = 15', evidence=ROW)
+    expected = {f'"{ROW}" 7': True, "55": False, '"- debt 10 95" 10': False, "not stated": False}
+    assert {answer: filings.relevant(asked, answer) for answer in expected} == expected
     nothing = asked_of(REPORT, answer="not stated")
-    assert filings.relevant(nothing, "not stated") and not filings.relevant(nothing, f'"{LINE}" 7')
+    assert filings.relevant(nothing, "not stated") and not filings.relevant(nothing, f'"{ROW}" 7')
 
 
 def test_the_reviewer_prefers_accurate_answers_then_relevant_ones() -> None:

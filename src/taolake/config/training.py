@@ -191,6 +191,15 @@ class Train(Section):
     processes: int = Field(
         1, ge=1, description="Processes that share a batch on this machine, one a GPU where it has some."
     )
+    executors: bool = Field(
+        False,
+        description="The processes run on the cluster's executors instead, on several nodes; all must see `work`.",
+    )
+    shard: bool = Field(
+        False,
+        description="All weights, their gradients and optimiser states are split among the processes (FSDP2). Without "
+        "LoRA, and on GPUs alone.",
+    )
     save_steps: int = Field(50, ge=1, description="Steps between checkpoints; a killed run resumes at the last one.")
     warmup: Warmup = Field(default_factory=lambda: Warmup(), description="For `tao` and `rft`.")
     oapl: Oapl = Field(default_factory=lambda: Oapl(), description="For `tao`.")
@@ -209,7 +218,12 @@ class Train(Section):
     @model_validator(mode="after")
     def _processes_share_what_they_can(self) -> Self:
         if self.processes == 1:
+            for name, asked in (("executors", self.executors), ("shard", self.shard)):
+                if asked:
+                    raise ValueError(f"train.{name} needs several processes, got train.processes 1, wanted 2 or more")
             return self
+        if self.shard and self.lora is not None:
+            raise ValueError("train.shard splits all weights, got train.lora: set it to null, or leave shard out")
         if self.algorithm not in _SHARED or self.brakes is not None:
             raise ValueError(
                 f"train.processes is {self.processes}: several processes train {', '.join(_SHARED)}, without brakes; "

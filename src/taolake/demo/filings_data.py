@@ -1,9 +1,12 @@
 """Small made-up reports and policies with questions: to find, to compute, on terms, and some that nothing answers.
 
-A report has lines of figures over two years, a policy has clauses with a term and a condition; every question has a
-document of its own. An answer quotes its line and then says what was asked. Like the shop's, the corpus is
-systematically imperfect: its writer can read, but mostly gives the last figure where a calculation is asked for, leaves
-out the condition of a term, and answers what is not stated.
+A report has rows of figures under two years, a policy has rows of conditions and terms; every question has a document
+of its own. An answer quotes its row and then says what was asked. Like the shop's, the corpus is systematically
+imperfect: its writer can read, but mostly gives the last figure where a calculation is asked for, leaves out the
+condition of a term, and answers what is not stated.
+
+Rows are written so that a tiny model learns to copy them within minutes: a word is the same token wherever it stands,
+and within a document each word of a row follows on one other alone.
 """
 
 import random
@@ -21,15 +24,11 @@ REFUSAL = "not stated"
 
 ITEMS = ("profit", "revenue", "debt", "cash", "rent", "tax", "stock", "interest")
 YEARS = ("2021", "2022", "2023", "2024", "2025")
-FIGURES = tuple(range(10, 100, 5))
-CLAUSES = {
-    "refunds": "paid", "repairs": "made", "parts": "replaced", "orders": "cancelled", "deposits": "returned",
-    "claims": "settled", "goods": "stored", "invoices": "corrected",
-}  # fmt: skip
-TERMS = tuple(f"within {days} days" for days in (10, 20, 30, 40, 60, 90))
+FIGURES = tuple(range(10, 130, 10))
+CLAUSES = ("refunds", "repairs", "parts", "orders", "deposits", "claims", "goods", "invoices")
+TERMS = tuple(f"{days} days" for days in (10, 20, 30, 40, 60, 90))
 CONDITIONS = (
-    "if the receipt is shown", "if the box is closed", "unless the seal is broken", "if a manager agrees",
-    "unless the price was cut", "if the card was used", "unless the form is late", "if the buyer asks",
+    "with receipt", "after payment", "before noon", "under seal", "without stamp", "by card", "on request", "in store",
 )  # fmt: skip
 _FIRST = (
     "Alder", "Birch", "Cedar", "Drift", "Ember", "Fallow", "Garnet", "Harbor", "Indigo", "Juniper", "Kestrel", "Linden",
@@ -37,7 +36,7 @@ _FIRST = (
     "Amber", "Bramble", "Copper", "Dune", "Echo", "Flint",
 )  # fmt: skip
 _SECOND = (
-    "Mills", "Works", "Foods", "Lines", "Labs", "Tools", "Farms", "Homes", "Parts", "Goods", "Trade", "Yards", "Press",
+    "Mills", "Works", "Foods", "Lines", "Labs", "Tools", "Farms", "Homes", "Gears", "Wares", "Trade", "Yards", "Press",
     "Glass", "Steel", "Paper", "Wool", "Salt", "Cloth", "Light", "Motors", "Stone", "Water", "Boats", "Clay", "Ropes",
     "Seeds", "Books", "Wheels", "Lamps",
 )  # fmt: skip
@@ -58,8 +57,8 @@ _WORDINGS = {
         "{company}: {item} of {first} and {last} in total?",
     ),
     "terms": (
-        "On what terms are {noun} {verb} at {company}?",
-        "{company}: when are {noun} {verb}?",
+        "What are the terms of {company} for {item}?",
+        "{company}: on what terms are {item}?",
     ),
 }
 _SHARES = {"find": 0.34, "change": 0.13, "total": 0.13, "terms": 0.22, "missing": 0.18}
@@ -70,7 +69,7 @@ _STEP_BY_STEP_SHARE = 0.2
 _SLIP_RATE = 0.06
 _NOTES = {
     "find": "one figure", "change": "last less first", "total": "a sum", "terms": "with the condition",
-    "missing": "no line has it",
+    "missing": "no row has it",
 }  # fmt: skip
 
 
@@ -83,7 +82,7 @@ class Question:
         text: what is asked; it names the company, so that it belongs to one document.
         answer: the right one.
         careless: what the writer of the corpus mostly says instead.
-        evidence: the line of the document that the right answer quotes; empty where nothing is stated.
+        evidence: the row of the document that the right answer quotes; empty where nothing is stated.
         family: what kind of question.
     """
 
@@ -140,55 +139,50 @@ def _about_report(company: str, family: str, rng: random.Random) -> Question:
     """A report of three items over two years, and a question about one of them or about what it leaves out."""
     start = rng.randrange(len(YEARS) - 1)
     years = YEARS[start : start + 2]
-    asked, *others = rng.sample(ITEMS, 4)
-    figures = {item: rng.sample(FIGURES, 2) for item in (asked, *others)}
-    shown = others if family == "missing" else [asked, *others[:2]]
-    rng.shuffle(shown)
-
-    def line(item: str) -> str:
-        told = ", ".join(f"{figure} in {year}" for figure, year in zip(figures[item], years, strict=True))
-        return f"{item.capitalize()}: {told}"
-
-    document = "\n".join([f"{company}, annual report", *map(line, shown)])
+    figures = iter(rng.sample(FIGURES, 8))
+    held = {item: (next(figures), next(figures)) for item in rng.sample(ITEMS, 4)}
+    rows = {item: f"- {item} {first} {last}" for item, (first, last) in held.items()}
+    asked, document, taken = _written(f"{company}, annual report {' '.join(years)}", rows, family, rng)
     wording = rng.choice(_WORDINGS[rng.choice(("find", "change", "total")) if family == "missing" else family])
     at = rng.randrange(2) if family == "find" else 1
     text = wording.format(item=asked, company=company, first=years[0], last=years[at])
-    first, last = figures[asked]
     if family == "missing":
-        taken = rng.choice(shown)
-        return Question(document, text, REFUSAL, quoting(line(taken), figures[taken][1]), "", family)
+        return Question(document, text, REFUSAL, quoting(rows[taken], held[taken][1]), "", family)
+    first, last = held[asked]
     answers = {
-        "find": (figures[asked][at], figures[asked][1 - at]),
+        "find": (held[asked][at], held[asked][1 - at]),
         "change": (f"{last} - {first} = {last - first}", last),
         "total": (f"{first} + {last} = {first + last}", last),
     }
-    right, careless = (quoting(line(asked), said) for said in answers[family])
-    return Question(document, text, right, careless, line(asked), family)
-
-
-def quoting(line: str, said: object) -> str:
-    """An answer: the line of the document that it rests on, and what it says."""
-    return f'"{line}" {said}'
+    right, careless = (quoting(rows[asked], said) for said in answers[family])
+    return Question(document, text, right, careless, rows[asked], family)
 
 
 def _about_policy(company: str, family: str, rng: random.Random) -> Question:
     """A policy of three clauses, and a question about the terms of one, or of another thing."""
-    asked, *others = rng.sample(list(CLAUSES), 4)
-    terms = dict(zip((asked, *others), rng.sample(TERMS, 4), strict=True))
-    conditions = dict(zip((asked, *others), rng.sample(CONDITIONS, 4), strict=True))
+    clauses = zip(rng.sample(CLAUSES, 4), rng.sample(CONDITIONS, 4), rng.sample(TERMS, 4), strict=True)
+    held = {noun: (condition, term) for noun, condition, term in clauses}
+    rows = {noun: f"- {noun} {condition} {term}" for noun, (condition, term) in held.items()}
+    asked, document, taken = _written(f"{company}, terms of sale", rows, family, rng)
+    text = rng.choice(_WORDINGS["terms"]).format(item=asked, company=company)
+    if family == "missing":
+        return Question(document, text, REFUSAL, quoting(rows[taken], held[taken][1]), "", family)
+    condition, term = held[asked]
+    right, careless = quoting(rows[asked], f"{term} {condition}"), quoting(rows[asked], term)
+    return Question(document, text, right, careless, rows[asked], family)
+
+
+def _written(title: str, rows: dict[str, str], family: str, rng: random.Random) -> tuple[str, str, str]:
+    """What is asked about, a document of three of the four rows, and what a careless reader takes for a missing one."""
+    asked, *others = rows
     shown = others if family == "missing" else [asked, *others[:2]]
     rng.shuffle(shown)
+    return asked, "\n".join([title, *(rows[name] for name in shown)]), rng.choice(shown)
 
-    def line(noun: str) -> str:
-        return f"{noun.capitalize()} are {CLAUSES[noun]} {terms[noun]} {conditions[noun]}"
 
-    document = "\n".join([f"{company}, terms of sale", *map(line, shown)])
-    text = rng.choice(_WORDINGS["terms"]).format(noun=asked, verb=CLAUSES[asked], company=company)
-    if family == "missing":
-        taken = rng.choice(shown)
-        return Question(document, text, REFUSAL, quoting(line(taken), terms[taken]), "", family)
-    right = quoting(line(asked), f"{terms[asked]} {conditions[asked]}")
-    return Question(document, text, right, quoting(line(asked), terms[asked]), line(asked), family)
+def quoting(row: str, said: object) -> str:
+    """An answer: the row of the document that it rests on, and what it says."""
+    return f'"{row}" {said}'
 
 
 def _write_completion(question: Question, rng: random.Random) -> tuple[str, str]:
@@ -198,8 +192,8 @@ def _write_completion(question: Question, rng: random.Random) -> tuple[str, str]
     careful = rng.random() < (max(care, _STEP_BY_STEP_CARE) if stepwise else care)
     answer = question.answer if careful else question.careless
     if rng.random() < _SLIP_RATE:
-        line = rng.choice(question.document.split("\n")[1:])
-        answer = rng.choice([quoting(line, rng.choice(FIGURES)), quoting(line, rng.choice(TERMS)), REFUSAL])
+        row = rng.choice(question.document.split("\n")[1:])
+        answer = rng.choice([quoting(row, rng.choice(FIGURES)), quoting(row, rng.choice(TERMS)), REFUSAL])
     if not stepwise:
         return "", answer
-    return STEP_BY_STEP_SUFFIX, f"{_NOTES[question.family] if careful else 'the line'}. {ANSWER_MARKER}{answer}"
+    return STEP_BY_STEP_SUFFIX, f"{_NOTES[question.family] if careful else 'the row'}. {ANSWER_MARKER}{answer}"

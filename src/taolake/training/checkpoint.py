@@ -119,7 +119,9 @@ def _step(path: Path) -> int:
 
 def _is_whole(path: Path) -> bool:
     state = path / "trainer_state.json"
-    if not state.exists() or not all((path / name).exists() for name in ("optimizer.pt", "scheduler.pt")):
+    # A sharded optimiser is put together again to be written, under a name of its own.
+    optimizer = any((path / name).exists() for name in ("optimizer.pt", "optimizer.bin"))
+    if not (state.exists() and optimizer and (path / "scheduler.pt").exists()):
         return False
     # Each of several processes writes its own random state, and nothing waits for the last of them.
     ranks = int(os.environ.get("WORLD_SIZE", "1"))

@@ -3,8 +3,8 @@
     python -m taolake.training.launch <out>/job.json
 
 Not a trainer and not a scheduler: one job, one machine, one child, or with `train.processes` as many as that, which
-`TorchDistributor` starts. The child dies with its parent, a finished job is answered from its folder, an interrupted
-one goes on at its last whole checkpoint.
+`TorchDistributor` starts here or on executors. The child dies with its parent, a finished job is answered from its
+folder, an interrupted one goes on at its last whole checkpoint.
 """
 
 import ctypes
@@ -18,14 +18,18 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from taolake.imports import without
 from taolake.training import setup
 from taolake.training.job import RESULT, TRIPS, TrainJob, TrainResult, read_trips, write_atomic
 from taolake.trust.brakes import BrakeError, Tripped
+
+if TYPE_CHECKING:
+    from pyspark.ml.torch.distributor import TorchDistributor
 
 _JOB = "job.json"
 _LOG = "train.log"
@@ -126,38 +130,64 @@ def _run_child(out: Path, on_line: Callable[[str], None]) -> None:
 
 
 def _run_ranks(out: Path, on_line: Callable[[str], None]) -> None:
-    """Run the job in several processes of this machine, one per GPU where there are some; gloo joins them on CPUs.
+    """Run the job in several processes, one per GPU where there are some; gloo joins them on CPUs.
 
-    One that dies ends the others, and the job; run again, it goes on at the last checkpoint. The session that the
-    distributor asks for must be there: it says which GPUs the driver has.
+    One that dies, alone or with its executor, ends the others and the job; run again, it goes on at the last
+    checkpoint.
     """
-    from pyspark.ml.torch.distributor import TorchDistributor
+    from py4j.protocol import Py4JError  # type: ignore[import-untyped]
+    from pyspark.errors import PySparkException
 
-    job = stored(out / _JOB)
+    job, reason = stored(out / _JOB), ""
     tail = _Tail(out / _LOG, on_line)
     # Every process sees all GPUs and takes its own; the wrapper that the distributor starts them by dies with us.
     shared = {key: value for key, value in _environment().items() if key not in ("CUDA_VISIBLE_DEVICES", _PARENT)}
-    with _variables(shared), tail, redirect_stdout(tail):
-        ranks = TorchDistributor(num_processes=job.processes, local_mode=True, use_gpu=setup.has_gpu())
-        ranks.run(str(Path(__file__).resolve()), str(out / _JOB))
+    with _variables(shared), tail, redirect_stdout(tail), redirect_stderr(tail):
+        try:
+            _distributor(job).run(str(Path(__file__).resolve()), str(out / _JOB))
+        except (Py4JError, PySparkException) as error:
+            reason = f" ({' '.join(str(error).splitlines()[:2])})"
     # The wrapper they are started by ends well whatever becomes of them: the result alone says how it went.
     if not (out / RESULT).exists():
-        raise RuntimeError(f"a process of the training ended; the end of {out / _LOG}:\n{''.join(tail.lines)}")
+        raise RuntimeError(f"a process of the training ended{reason}; the end of {out / _LOG}:\n{''.join(tail.lines)}")
+
+
+def _distributor(job: TrainJob) -> "TorchDistributor":
+    """What starts the processes: on this machine, or as a barrier stage on executors.
+
+    It asks for a session, which says what GPUs there are: the driver's own, or those of a task. A driver without any
+    may have executors with some.
+    """
+    from pyspark.ml.torch.distributor import TorchDistributor
+    from pyspark.sql import SparkSession
+
+    on_executors = bool(job.settings.get("executors"))
+    if not on_executors:
+        return TorchDistributor(num_processes=job.processes, local_mode=True, use_gpu=setup.has_gpu())
+    session = SparkSession.active()
+    gpus = float(session.conf.get("spark.task.resource.gpu.amount", "0") or 0)
+    return TorchDistributor(num_processes=job.processes, local_mode=False, use_gpu=gpus >= 1)
 
 
 class _Tail(io.TextIOBase):
-    """What processes print, line by line: into the log, to the bar, and the last lines kept."""
+    """What processes print, line by line: into the log, to the bar, and the last lines kept.
+
+    It stands in for standard output, and for standard error, on which the distributor repeats what executors print.
+    """
 
     def __init__(self, path: Path, on_line: Callable[[str], None]) -> None:
         self._log, self._on_line = path.open("a", encoding="utf-8"), on_line
+        self._screen = sys.stdout, sys.stderr
         self.lines: deque[str] = deque(maxlen=120)  # torchrun adds a trace of its own after the one that matters
 
     def write(self, text: str) -> int:
         self._log.write(text)
         self._log.flush()
-        for line in text.splitlines(keepends=True):
-            self.lines.append(line)
-            self._on_line(line.rstrip("\n"))
+        out, err = self._screen
+        with redirect_stdout(out), redirect_stderr(err):  # where the bar belongs
+            for line in text.splitlines(keepends=True):
+                self.lines.append(line)
+                self._on_line(line.rstrip("\n"))
         return len(text)
 
     def close(self) -> None:
@@ -185,6 +215,8 @@ def stored(path: Path) -> TrainJob:
 def main(argv: Sequence[str]) -> int:
     """Train the job of a job file and write its result; the only code that runs in the child."""
     _die_with_parent()
+    if not setup.first():  # one of them tells, on whatever node the others are; what goes wrong is on standard error
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the process ends
     job = stored(Path(argv[0]))
     four_bit = (job.settings.get("lora") or {}).get("four_bit")
     with without(*_UNUSED, *(() if four_bit else (_FOUR_BIT,))):

@@ -27,10 +27,11 @@ def warm_up(job: TrainJob, tokenizer: Any) -> tuple[Path, dict[str, Any]]:
     folder = job.work / "warmup-result"
     if not folder.exists():
         model, metrics = imitate(job, tokenizer)  # every process takes its part
+        weights = setup.whole_weights(model, job)
 
         def keep() -> None:
             # SFTTrainer patches the model's forward (fused LM head), so the next trainer must load its own.
-            partial = setup.save(model, tokenizer, job, folder.with_name("warmup-saved"))
+            partial = setup.save(model, tokenizer, job, folder.with_name("warmup-saved"), weights)
             (partial / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
             partial.rename(folder)
 

@@ -4,16 +4,20 @@ Not an algorithm. TRL's defaults are for one GPU (bf16, gradient checkpointing);
 (docs/design.md, section 6).
 """
 
+import contextlib
 import os
 import shutil
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from taolake.training.job import TrainJob
 
 _POLL_S = 0.2
+_BEAT_S = 5.0
+_DEAD_S = 300.0  # of silence: much longer than it takes to import torch on a busy machine
 
 
 def tokenizer(base: str) -> Any:
@@ -52,14 +56,47 @@ def first() -> bool:
 def made_once(path: Path, make: Callable[[], object]) -> None:
     """Have the first process make a file or folder, which must appear whole; the others wait for it.
 
-    Without a process group, which no trainer has opened yet; where the first one dies, its launcher ends the others.
+    Without a process group, which no trainer has opened yet. Where the first one dies its launcher ends the others of
+    its machine; those of other machines notice that its pulse, a file beside the path, no longer changes.
+
+    Raises:
+        RuntimeError: the first process died.
     """
+    pulse = path.with_name(f".{path.name}.pulse")
     if first():
         if not path.exists():
-            make()
+            with _beating(pulse):
+                make()
         return
+    beat, since = None, time.monotonic()
     while not path.exists():
+        with contextlib.suppress(FileNotFoundError):
+            seen = pulse.stat().st_mtime_ns
+            beat, since = (seen, time.monotonic()) if seen != beat else (beat, since)
+        if time.monotonic() - since > _DEAD_S:
+            raise RuntimeError(f"the first process of the training was to make {path} and has died; run it again")
         time.sleep(_POLL_S)
+
+
+@contextlib.contextmanager
+def _beating(pulse: Path) -> Iterator[None]:
+    """Touch a file every few seconds while inside."""
+    pulse.parent.mkdir(parents=True, exist_ok=True)
+    stop = threading.Event()
+
+    def beat() -> None:
+        pulse.touch()
+        while not stop.wait(_BEAT_S):
+            pulse.touch()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        pulse.unlink(missing_ok=True)
 
 
 def weights_dtype(job: TrainJob, lora: bool) -> str:
@@ -175,11 +212,35 @@ def arguments(job: TrainJob, stage: str, learning_rate: float, batch: int, micro
         "bf16": gpu,
         "gradient_checkpointing": False,
         "dataloader_pin_memory": gpu,
+        **({"fsdp": True} if job.settings.get("shard") else {}),
     }
 
 
-def save(model: Any, tokenizer: Any, job: TrainJob, folder: Path) -> Path:
-    """Write adapter or model with tokenizer and chat template; the folder appears whole or not at all."""
+def whole_weights(model: Any, job: TrainJob) -> dict[str, Any] | None:
+    """A sharded model's weights put together in the first process's memory; None for a model that is whole anyway.
+
+    Every process must ask: each sends its share.
+    """
+    if not job.settings.get("shard"):
+        return None
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    whole: dict[str, Any] = get_model_state_dict(
+        model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    return whole
+
+
+def save(model: Any, tokenizer: Any, job: TrainJob, folder: Path, weights: dict[str, Any] | None = None) -> Path:
+    """Write adapter or model with tokenizer and chat template; the folder appears whole or not at all.
+
+    Args:
+        model: whose config is written, and whose weights unless others are given.
+        tokenizer: written beside it.
+        job: names the base of an adapter.
+        folder: the new one; what it held before is gone.
+        weights: of a sharded model, as `whole_weights` gives them.
+    """
     if not first():
         return folder
     partial = folder.with_name(f".{folder.name}.partial")
@@ -189,7 +250,7 @@ def save(model: Any, tokenizer: Any, job: TrainJob, folder: Path) -> Path:
         # A trainer of TRL that is given an adapter adds a frozen copy "ref" of it, which would be saved too.
         model.save_pretrained(partial, selected_adapters=["default"])
     else:
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=weights)
     tokenizer.save_pretrained(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
@@ -209,7 +270,12 @@ def publish(model: Any, tokenizer: Any, job: TrainJob) -> tuple[str, Any]:
     dtype = AutoConfig.from_pretrained(job.base).dtype if job.dtype == "auto" else job.dtype
     wanted = getattr(torch, str(dtype or "float32").removeprefix("torch."))
     settle_decoding(model)
-    return str(save(model.to(wanted), tokenizer, job, Path(job.out) / "model")), "model"
+    weights = whole_weights(model, job)
+    if weights is None:
+        model = model.to(wanted)
+    else:
+        weights, model.config.dtype = {name: value.to(wanted) for name, value in weights.items()}, wanted
+    return str(save(model, tokenizer, job, Path(job.out) / "model", weights)), "model"
 
 
 def settle_decoding(model: Any) -> None:
