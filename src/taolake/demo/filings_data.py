@@ -5,8 +5,8 @@ of its own. An answer quotes its row and then says what was asked. Like the shop
 imperfect: its writer can read, but mostly gives the last figure where a calculation is asked for, leaves out the
 condition of a term, and answers what is not stated.
 
-Rows are written so that a tiny model learns to copy them within minutes: a word is the same token wherever it stands,
-and within a document each word of a row follows on one other alone.
+Rows are written to be as easy to copy as can be for a tiny model: a word is the same token wherever it stands, and
+within a document each word of a row, from its name on, settles the next one.
 """
 
 import random
