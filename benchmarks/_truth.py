@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from taolake.demo.questions import logged_questions
+from taolake.demo.questions import logged_questions, review_questions
 from taolake.ids import prompt_id, split_of, unit_interval
 from taolake.scoring.sql import same_result
 from taolake.types import Message
@@ -55,7 +55,7 @@ def labels(folder: Path, raw: dict[str, Any]) -> str:
 
 
 def truth(messages: Sequence[Any], answer: str, seed: int, database: str) -> float | None:
-    """1 where the answer gives the wanted result, else 0; None for a question that is not of the log."""
+    """1 where the answer gives the wanted result, else 0; None for a question that is not the example's."""
     wanted = _queries(seed).get(messages[-1]["content"])
     return None if wanted is None else float(same_result(database, wanted, answer))
 
@@ -74,7 +74,8 @@ def blurred(right: float, *key: Any) -> float:
 
 @functools.cache
 def _queries(seed: int) -> dict[str, str]:
-    return {question.text: question.sql for question in logged_questions(seed)}
+    """The right query by question, of those people choose on too: there trust looks whether a reward has an opinion."""
+    return {question.text: question.sql for question in (*logged_questions(seed), *review_questions(seed))}
 
 
 def _normal(share: float) -> float:

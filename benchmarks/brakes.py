@@ -40,7 +40,7 @@ TARGETS = {"lost_max": ("<", 0.02), "honest.tripped": ("<=", 1), "honest.gain": 
 
 
 def right(messages: Any, answer: str) -> float | None:
-    """The truth; None for a question that is not of the log."""
+    """The truth; None for a question that is not the example's."""
     question = _asked().get(messages[-1]["content"])
     return None if question is None else float(filings.accurate(question, answer))
 
@@ -162,7 +162,8 @@ def job_folder(round_: Round) -> Path:
 
 @functools.cache
 def _asked() -> dict[str, filings_data.Question]:
-    return {question.text: question for question in filings_data.logged_questions(SEED)}
+    made = (*filings_data.logged_questions(SEED), *filings_data.review_questions(SEED))
+    return {question.text: question for question in made}
 
 
 if __name__ == "__main__":

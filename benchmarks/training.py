@@ -157,8 +157,8 @@ def job_of(name: str, rows: list[Any]) -> Any:
     for number, (messages, chosen, rejected) in enumerate(rows):
         texts = {"imitate": chosen} if name == "rft" else {"chosen": chosen, "rejected": rejected}
         for kind, text in texts.items():
-            shared = {"prompt_id": f"{number:05}", "messages": json.dumps(messages), "token_ids": []}
-            table.append({"kind": kind, "text": text, "reward": 0.0, "advantage": 0.0, "weight": 1.0, **shared})
+            shared = {"prompt_id": f"{number:05}", "messages": json.dumps(messages), "token_ids": None}
+            table.append({"kind": kind, "text": text, "reward": 0.0, "advantage": None, "weight": 1.0, **shared})
     path = FOLDER / f"{name}.parquet"
     pq.write_table(pa.Table.from_pylist(table), path)
     spec = {"epochs": 1, "learning_rate": RATE[name]}

@@ -1,10 +1,8 @@
 """One training on two executors, as on two nodes: the curve of one process, and a death that costs little."""
 
 import os
-import re
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import pytest
 
 from taolake.training.job import TrainJob, TrainResult
 from taolake.training.launch import claim, launch
-from tests.e2e.toy import job_of, selections, tiny_llama, weights_of
+from tests.e2e.toy import job_of, losses, selections, tiny_llama, wait_for_two_checkpoints, weights_of
 
 DRIVE = """
 import sys
@@ -44,11 +42,6 @@ def driver(made: TrainJob) -> "subprocess.Popen[str]":
     claim(Path(made.out), made)
     command = [sys.executable, "-c", DRIVE, "local-cluster[2,1,1024]", made.out]
     return subprocess.Popen(command, env=os.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def losses(made: TrainJob) -> list[float]:
-    """What the trainer printed, step by step."""
-    return [float(v) for v in re.findall(r"'loss': '?([-+.e\d]+)", (Path(made.out) / "train.log").read_text())]
 
 
 def close(a: TrainResult, b: TrainResult, by: float) -> bool:
@@ -95,7 +88,7 @@ def test_a_death_ends_all_and_training_goes_on_at_the_last_checkpoint(base: str,
     whole = launch(job(base, tmp_path / "whole", epochs=40))
     long = job(base, tmp_path / "killed", epochs=40, processes=2, executors=True)
     with driver(long) as running:
-        _after_two_checkpoints(long, running)
+        wait_for_two_checkpoints(long, lambda: running.poll() is None)
         below = psutil.Process(running.pid).children(recursive=True)
         ranks = {_rank(process): process for process in below}
         (ranks["1"] if victim == "rank" else _executors(below)[-1]).kill()
@@ -108,10 +101,3 @@ def test_a_death_ends_all_and_training_goes_on_at_the_last_checkpoint(base: str,
     resumed = TrainResult.read(Path(long.out))
     assert resumed.metrics["resumed_at"] >= 5 and resumed.metrics["steps"] > resumed.metrics["resumed_at"]
     assert close(whole, resumed, 1e-3)
-
-
-def _after_two_checkpoints(made: TrainJob, running: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 200
-    while len(list(made.work.glob("oapl/checkpoint-*/trainer_state.json"))) < 2:
-        assert running.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)

@@ -1,8 +1,6 @@
 """One training in two processes, by Spark's TorchDistributor: the same loss curve, and a death that costs little."""
 
-import re
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from pyspark.sql import SparkSession
 from taolake.config import Train
 from taolake.training.job import TrainJob, TrainResult
 from taolake.training.launch import launch
-from tests.e2e.toy import job_of, selections, tiny_llama, weights_of
+from tests.e2e.toy import job_of, losses, selections, tiny_llama, wait_for_two_checkpoints, weights_of
 
 
 def job(base: str, folder: Path, processes: int, epochs: float = 4) -> TrainJob:
@@ -22,11 +20,6 @@ def job(base: str, folder: Path, processes: int, epochs: float = 4) -> TrainJob:
     spec = {"epochs": epochs, "learning_rate": 0.003}
     made = job_of(base, folder, rows, "tao", processes=processes, oapl=spec, save_steps=5, warmup={"when": "never"})
     return replace(made, warmup=False)
-
-
-def losses(folder: Path) -> list[float]:
-    """What the trainer printed, step by step."""
-    return [float(v) for v in re.findall(r"'loss': '?([-+.e\d]+)", (folder / "train.log").read_text())]
 
 
 @pytest.mark.parametrize(
@@ -48,8 +41,9 @@ def test_what_several_processes_cannot_share_is_refused(given: dict[str, object]
 @pytest.mark.slow  # four trainings, each with its own torch
 def test_two_processes_give_the_curve_of_one_and_survive_a_death(spark: SparkSession, tmp_path: Path) -> None:
     base = tiny_llama(tmp_path / "base")
-    one, two = (launch(job(base, tmp_path / str(n), n)) for n in (1, 2))
-    curves = [losses(tmp_path / str(n)) for n in (1, 2)]
+    jobs = [job(base, tmp_path / str(n), n) for n in (1, 2)]
+    one, two = map(launch, jobs)
+    curves = [losses(each) for each in jobs]
     assert len(curves[0]) == len(curves[1]) == one.metrics["steps"] == two.metrics["steps"] >= 10
     assert max(abs(a - b) for a, b in zip(*curves, strict=True)) < 1e-3
     assert max(curves[0]) - min(curves[0]) > 1e-2, "a flat curve would equal anything"
@@ -77,9 +71,7 @@ def _kill_one_rank(started: TrainJob) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    while len(list(started.work.glob("oapl/checkpoint-*/trainer_state.json"))) < 2:
-        assert thread.is_alive(), ended
-        time.sleep(0.02)
+    wait_for_two_checkpoints(started, thread.is_alive)
     ranks = {_rank(process): process for process in psutil.Process().children(recursive=True)}
     ranks["1"].kill()
     thread.join(120)

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -12,7 +11,7 @@ import pytest
 
 from taolake.training import launch as entry
 from taolake.training.job import TrainJob, TrainResult
-from tests.e2e.toy import job_of, selections, tiny_llama, weights_of
+from tests.e2e.toy import job_of, selections, tiny_llama, wait_for_two_checkpoints, weights_of
 
 # accelerate splits on accelerators alone, torch itself on CPUs too: what it asks for is said to be there.
 ON_CPUS = """
@@ -73,10 +72,7 @@ def test_split_weights_give_those_of_one_process_and_resume(tmp_path: Path) -> N
 
     killed = job(base, tmp_path / "killed", processes=2, shard=True)
     with started(killed) as running:
-        deadline = time.monotonic() + 200
-        while len(list(killed.work.glob("oapl/checkpoint-*/trainer_state.json"))) < 2:
-            assert running.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for_two_checkpoints(killed, lambda: running.poll() is None)
         assert list(killed.work.glob("oapl/checkpoint-*/pytorch_model_fsdp.bin")), "the weights were not split"
         below = psutil.Process(running.pid).children(recursive=True)
         next(process for process in below if process.environ().get("RANK") == "1").kill()

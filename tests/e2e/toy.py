@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +84,10 @@ def messages_of(thing: str) -> list[dict[str, str]]:
 
 
 def row_of(kind: str, thing: str, **values: Any) -> dict[str, Any]:
-    empty = {"text": "", "token_ids": [], "reward": 0.0, "advantage": 0.0, "weight": 1.0}
+    """A row as `select` writes it: what its kind has no use for is null."""
+    scored = None if kind == "prompt" else 0.0
+    weight = None if kind == "prompt" else 1.0
+    empty = {"text": None, "token_ids": None, "reward": scored, "advantage": None, "weight": weight}
     return {"kind": kind, "prompt_id": thing, "messages": json.dumps(messages_of(thing)), **empty, **values}
 
 
@@ -111,6 +117,19 @@ def weights_of(folder: str) -> dict[str, Any]:
 
     name = "adapter_model.safetensors" if Path(folder, "adapter_config.json").exists() else "model.safetensors"
     return load_file(Path(folder, name))  # type: ignore[no-any-return]
+
+
+def losses(job: TrainJob) -> list[float]:
+    """What the trainer printed, step by step."""
+    return [float(v) for v in re.findall(r"'loss': '?([-+.e\d]+)", Path(job.out, "train.log").read_text())]
+
+
+def wait_for_two_checkpoints(job: TrainJob, runs: Callable[[], bool]) -> None:
+    """Of the regression, one of them whole: the moment to kill something."""
+    deadline = time.monotonic() + 200
+    while len(list(job.work.glob("oapl/checkpoint-*/trainer_state.json"))) < 2:
+        assert runs() and time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def same(a: dict[str, Any], b: dict[str, Any]) -> bool:

@@ -110,7 +110,8 @@ class Schedule(Sampler[int]):  # type: ignore[misc]
 def collate(rows: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tensor]:
     """Pad on the right, so that positions need no shifting; `answer` marks the sampled tokens.
 
-    A truncated answer has no end mark and gets none: its ids are the whole trajectory under the length limit.
+    A truncated answer has no end mark and gets none: its ids are the whole trajectory under the length limit. A number
+    that a row has not got, as the sides of a pair have no advantage, is 0.
     """
     width = max(len(row["prompt_ids"]) + len(row["token_ids"]) for row in rows)
     ids = torch.full((len(rows), width), pad_id)
@@ -121,7 +122,7 @@ def collate(rows: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tens
         mask[i, :end] = 1
         answer[i, start:end] = 1
     numbers = {
-        name: torch.tensor([row.get(name, 0.0) for row in rows], dtype=torch.float32)
+        name: torch.tensor([row.get(name) or 0.0 for row in rows], dtype=torch.float32)
         for name in ("advantage", "weight", "reference")
     }
     return {"input_ids": ids, "attention_mask": mask, "answer": answer, **numbers}
