@@ -6,7 +6,6 @@ no torch. What `build` returns holds its spec only, so it pickles to an executor
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from taolake.config import (
     AgreementScorer,
@@ -72,18 +71,27 @@ def scores(scorer: Scorer, asked: Iterable[tuple[Sequence[Message], str]]) -> It
 
 
 def version(spec: ScorerSpec) -> str:
-    """Hash what a scorer's values depend on: its spec, its database, its function's source file; 12 hex digits.
+    """Hash what a scorer's values depend on: its spec and its `files`; 12 hex digits.
 
     Of a Spark schema only the name is known here: when its tables change, the version does not.
     """
-    parts: list[Any] = [spec.model_dump(mode="json", by_alias=True)]
+    return content_hash("scorer", spec.model_dump(mode="json", by_alias=True), *map(file_hash, files(spec)))[:12]
+
+
+def files(spec: ScorerSpec) -> list[Path]:
+    """What a scorer's values depend on outside the project file: databases, labels, the source files of functions.
+
+    Raises:
+        ValueError: a function is not written in a Python file.
+    """
     match spec:
         case SqlScorer(dialect="sqlite" | "duckdb"):
-            parts.append(file_hash(Path(spec.database)))
+            return [Path(spec.database)]
         case FunctionScorer():
-            parts.append(source_of(spec.target).read_text(encoding="utf-8"))
+            return [source_of(spec.target)]
         case LabelScorer():
-            parts += [file_hash(Path(path)) for path in (spec.path, spec.database) if path is not None]
+            return [Path(path) for path in (spec.path, spec.database) if path is not None]
         case PythonTestsScorer():
-            parts.append(source_of(spec.tests).read_text(encoding="utf-8"))
-    return content_hash("scorer", *parts)[:12]
+            return [source_of(spec.tests)]
+        case _:
+            return []

@@ -5,6 +5,7 @@ part of the project file, and everything upstream) is already done does nothing,
 stopped.
 """
 
+import contextlib
 import importlib
 import json
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from taolake import __version__, lake
-from taolake.config import LabelScorer, Project
+from taolake.config import Project
 from taolake.ids import content_hash, file_hash
 from taolake.lake import Table
 from taolake.stages.cap import Cap
@@ -48,6 +49,17 @@ def _ingested(project: Project) -> list[str]:
     return found if spec is None or spec.topics is None else [*found, spec.topics.encoder]
 
 
+def _scored_with(project: Project) -> list[str]:
+    """Files that scorers read or are written in; where one cannot be found, the stage will say so."""
+    from taolake import scoring
+
+    found: list[str] = []
+    for spec in project.scorers:
+        with contextlib.suppress(ValueError):
+            found += map(str, scoring.files(spec))
+    return found
+
+
 STAGES: tuple[Stage, ...] = (
     Stage(
         "ingest",
@@ -77,7 +89,7 @@ STAGES: tuple[Stage, ...] = (
         (lake.PROMPTS, lake.CANDIDATES, lake.PREFERENCES, lake.JUDGEMENTS, lake.SCORES),
         lake.SCORES,
         ("scorers",),
-        lambda p: [spec.path for spec in p.scorers if isinstance(spec, LabelScorer)],
+        _scored_with,
     ),
     Stage(
         "reward",

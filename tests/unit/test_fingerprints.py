@@ -1,0 +1,45 @@
+"""What a stage's rows depend on outside the project file belongs to its fingerprint, and to no earlier one."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from taolake.config import Project
+from taolake.stages import fingerprints
+from tests.e2e.toy import project_of
+
+
+def project(*scorers: dict[str, Any]) -> Project:
+    paid = {"kind": "regex", "name": "paid", "pattern": "a"}
+    return project_of("base", [paid, *scorers], {"weights": {"paid": 1}})
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    return [stage for stage in before if before[stage] != after[stage]]
+
+
+@pytest.mark.parametrize(
+    ("file", "scorer"),
+    [
+        ("graders.py", {"kind": "function", "name": "mine", "target": "graders:grade"}),
+        ("shop.db", {"kind": "sql", "name": "runs", "database": "shop.db"}),
+        ("labels.jsonl", {"kind": "label", "name": "right", "path": "labels.jsonl"}),
+    ],
+)
+def test_a_file_that_a_scorer_depends_on_is_scored_with_anew(
+    file: str, scorer: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    made = project(scorer)
+    (tmp_path / file).write_text("one")
+    before = fingerprints(made)
+    assert fingerprints(made) == before
+    (tmp_path / file).write_text("other")
+    stages = changed(before, fingerprints(made))
+    assert stages == list(before)[list(before).index("score") :]
+
+
+def test_a_function_that_is_not_there_is_for_its_stage_to_report() -> None:
+    assert fingerprints(project({"kind": "function", "name": "mine", "target": "no_such_module:grade"}))
