@@ -8,6 +8,7 @@ import pytest
 from taolake.config import Algorithm
 from taolake.selection.weights import advantages, tilt
 from taolake.stages.lessons import Lessons
+from tests.e2e.toy import row_of
 from tests.projects import fake_project
 
 COLUMNS = ("round", "row_id", "selection", "kind", "prompt_id", "candidate_id", "messages", "text", "token_ids",
@@ -52,6 +53,13 @@ def test_every_algorithm_has_rows_and_they_fit_the_table(tmp_path: Path) -> None
         assert all(set(row) == set(COLUMNS) for row in made)
         assert len({row["row_id"] for row in made}) == len(made)
         assert made == rows(tmp_path, algorithm)
+
+
+def test_rows_the_training_tests_make_have_nulls_where_those_of_select_have_them(tmp_path: Path) -> None:
+    for algorithm in get_args(Algorithm):
+        for row in rows(tmp_path, algorithm):
+            toy = row_of(row["kind"], "sky")
+            assert all(toy[name] is None for name in ("advantage", "reward", "weight") if row[name] is None)
 
 
 def test_regression_takes_complete_stream_a_candidates_alone(tmp_path: Path) -> None:
