@@ -34,7 +34,7 @@ def test_every_kind_of_question_is_asked_and_each_has_a_document_of_its_own(logg
 
 def test_no_prompt_of_the_log_is_taught(logged: list[Question]) -> None:
     taught = {messages[0]["content"] for messages, _ in data.pretraining_pairs(SEED, 3000)}
-    assert len(taught) > 2900
+    assert len(taught) > 2600  # the rest are calculations, of which there are not many
     assert not taught & {question.document for question in (*logged, *data.review_questions(SEED))}
 
 
@@ -62,9 +62,9 @@ def test_an_answer_where_nothing_is_stated_is_caught_and_so_is_a_refusal_elsewhe
         assert refused == float(question.family == "missing"), question
 
 
-ROW = "- profit 40 55"
-REPORT = f"Cedar Mills, annual report 2023 2024\n{ROW}\n- debt 10 95"
-POLICY = "Cedar Mills, terms of sale\n- refunds with receipt 30 days"
+ROW = "- Profit 40 55"
+REPORT = f"Cedar Mills, annual report 2023 2024\n{ROW}\n- Debt 10 95"
+POLICY = "Cedar Mills, terms of sale\n- Refunds with receipt 30 days"
 
 
 def asked_of(document: str, text: str = "", answer: str = "", evidence: str = "") -> Question:
@@ -94,7 +94,7 @@ def test_figures_are_in_the_document_or_worked_out(answer: str, value: float, ke
 @pytest.mark.parametrize(
     ("answer", "value"),
     [
-        ('"- refunds with receipt 30 days" 30 days with receipt', 1.0),
+        ('"- Refunds with receipt 30 days" 30 days with receipt', 1.0),
         ('"receipt 30 days" 30 days', 1.0),  # what is left out is for people to judge
         ('"- refunds by card 30 days" 30 days', 0.0),
         ('"', 0.0),
@@ -109,7 +109,7 @@ def test_quotations_are_word_by_word(answer: str, value: float) -> None:
 
 def test_relevant_answers_speak_of_the_row_that_was_asked_about() -> None:
     asked = asked_of(REPORT, answer=f'"{ROW}" 55 - 40 = 15', evidence=ROW)
-    expected = {f'"{ROW}" 7': True, "55": False, '"- debt 10 95" 10': False, "not stated": False}
+    expected = {f'"{ROW}" 7': True, "55": False, '"- Debt 10 95" 10': False, "not stated": False}
     assert {answer: filings.relevant(asked, answer) for answer in expected} == expected
     nothing = asked_of(REPORT, answer="not stated")
     assert filings.relevant(nothing, "not stated") and not filings.relevant(nothing, f'"{ROW}" 7')

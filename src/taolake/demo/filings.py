@@ -18,7 +18,7 @@ from taolake.demo import filings_data as data
 from taolake.demo import model, questions
 from taolake.demo.filings_data import Question
 
-CORPUS_SIZE = 40_000
+CORPUS_SIZE = 60_000
 MISTAKE_RATE = 0.05
 PAIRS_PER_PROMPT = 4
 _SHAPED_BY = (
@@ -59,7 +59,7 @@ def put_base(project: Project) -> None:
     if not cached.exists():
         shop = questions.pretraining_pairs(project.seed, model.CORPUS_SIZE)
         pairs = [*shop, *data.pretraining_pairs(project.seed, CORPUS_SIZE)]
-        model.fit(cached, pairs, project.seed)
+        model.fit(cached, pairs, project.seed, reading=True)
     demo.put_copy(cached, Path(project.model.path))
 
 

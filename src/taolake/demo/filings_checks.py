@@ -22,6 +22,7 @@ _QUOTED = CitationScorer(kind="citation", name="quoted", document="system", patt
 _ASKING = {
     "what", "was", "is", "the", "of", "in", "how", "much", "does", "did", "do", "for", "and", "together",
     "total", "change", "from", "to", "when", "are", "on", "which", "terms", "at", "report",
+    "first", "last", "year",
 }  # fmt: skip
 
 

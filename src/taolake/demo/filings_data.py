@@ -6,7 +6,8 @@ imperfect: its writer can read, but mostly gives the last figure where a calcula
 condition of a term, and answers what is not stated.
 
 Rows are written to be as easy to copy as can be for a tiny model: a word is the same token wherever it stands, and
-within a document each word of a row, from its name on, settles the next one.
+within a conversation each word of a row, from its name on, settles the next one. So names are capitalised in documents
+and small in questions.
 """
 
 import random
@@ -26,7 +27,7 @@ ITEMS = ("profit", "revenue", "debt", "cash", "rent", "tax", "stock", "interest"
 YEARS = ("2021", "2022", "2023", "2024", "2025")
 FIGURES = tuple(range(10, 130, 10))
 CLAUSES = ("refunds", "repairs", "parts", "orders", "deposits", "claims", "goods", "invoices")
-TERMS = tuple(f"{days} days" for days in (10, 20, 30, 40, 60, 90))
+DAYS = (10, 20, 30, 40, 60, 90)
 CONDITIONS = (
     "with receipt", "after payment", "before noon", "under seal", "without stamp", "by card", "on request", "in store",
 )  # fmt: skip
@@ -44,9 +45,9 @@ COMPANIES = tuple(f"{first} {second}" for first, second in product(_FIRST, _SECO
 
 _WORDINGS = {
     "find": (
-        "What was the {item} of {company} in {last}?",
-        "{company}: what was {item} in {last}?",
-        "How much {item} does {company} report for {last}?",
+        "What was the {item} of {company} in the {which} year?",
+        "{company}: what was {item} in the {which} year?",
+        "How much {item} does {company} report for the {which} year?",
     ),
     "change": (
         "How much did the {item} of {company} change from {first} to {last}?",
@@ -61,7 +62,7 @@ _WORDINGS = {
         "{company}: on what terms are {item}?",
     ),
 }
-_SHARES = {"find": 0.34, "change": 0.13, "total": 0.13, "terms": 0.22, "missing": 0.18}
+_SHARES = {"find": 0.28, "change": 0.14, "total": 0.14, "terms": 0.27, "missing": 0.17}
 # How often the writer of the corpus takes care; saying first what is asked for makes careful.
 _CARE = {"find": 0.90, "change": 0.28, "total": 0.28, "terms": 0.27, "missing": 0.26}
 _STEP_BY_STEP_CARE = 0.5
@@ -110,17 +111,19 @@ def review_questions(seed: int) -> list[Question]:
 
 
 def pretraining_pairs(seed: int, n: int) -> Iterator[tuple[Messages, str]]:
-    """Draws `n` prompts with completions; none is a prompt of the log or of the review set."""
-    kept_out = {(question.document, question.text) for question in _drawn(seed)}
+    """Draws `n` prompts with completions; no document of the log or of the review set is among them.
+
+    Questions, and what makes a model able to answer them: rows to quote, in another order, and plain calculations.
+    """
+    kept_out = {question.document for question in _drawn(seed)}
     rng = random.Random(f"filings corpus {seed}")
     made = 0
     while made < n:
-        question = draw(rng.choice(COMPANIES), rng)
-        if (question.document, question.text) not in kept_out:
+        (kind,) = rng.choices(list(_CORPUS), list(_CORPUS.values()))
+        messages, completion = kind(rng)
+        if messages[0]["content"] not in kept_out:
             made += 1
-            suffix, completion = _write_completion(question, rng)
-            document, asked = question.messages
-            yield [document, {"role": "user", "content": asked["content"] + suffix}], completion
+            yield messages, completion
 
 
 def draw(company: str, rng: random.Random) -> Question:
@@ -128,6 +131,35 @@ def draw(company: str, rng: random.Random) -> Question:
     (family,) = rng.choices(list(_SHARES), list(_SHARES.values()))
     about_policy = family == "terms" or (family == "missing" and rng.random() < 0.4)
     return _about_policy(company, family, rng) if about_policy else _about_report(company, family, rng)
+
+
+def _asked(rng: random.Random) -> tuple[Messages, str]:
+    """A question as the log has them, and what the writer of the corpus answers."""
+    question = draw(rng.choice(COMPANIES), rng)
+    suffix, completion = _write_completion(question, rng)
+    document, asked = question.messages
+    return [document, {"role": "user", "content": asked["content"] + suffix}], completion
+
+
+def _quotation(rng: random.Random) -> tuple[Messages, str]:
+    """All rows of a document, asked for by name."""
+    company, family = rng.choice(COMPANIES), rng.choice(("find", "terms"))
+    question = _about_policy(company, family, rng) if family == "terms" else _about_report(company, family, rng)
+    rows = question.document.split("\n")[1:]
+    rng.shuffle(rows)
+    names = ", ".join(row.split()[1].lower() for row in rows)
+    return [question.messages[0], {"role": "user", "content": f"{company}: quote {names}."}], "\n".join(rows)
+
+
+def _calculation(rng: random.Random) -> tuple[Messages, str]:
+    """A sum or a difference of two figures, without a document."""
+    first, last = rng.sample(FIGURES, 2)
+    sign, result = rng.choice((("-", first - last), ("+", first + last)))
+    asked = f"{first} {sign} {last}"
+    return [{"role": "user", "content": f"Calculate {asked}."}], f"{asked} = {result}"
+
+
+_CORPUS = {_asked: 0.6, _quotation: 0.3, _calculation: 0.1}
 
 
 def _drawn(seed: int) -> list[Question]:
@@ -141,11 +173,11 @@ def _about_report(company: str, family: str, rng: random.Random) -> Question:
     years = YEARS[start : start + 2]
     figures = iter(rng.sample(FIGURES, 8))
     held = {item: (next(figures), next(figures)) for item in rng.sample(ITEMS, 4)}
-    rows = {item: f"- {item} {first} {last}" for item, (first, last) in held.items()}
+    rows = {item: f"- {item.capitalize()} {first} {last}" for item, (first, last) in held.items()}
     asked, document, taken = _written(f"{company}, annual report {' '.join(years)}", rows, family, rng)
     wording = rng.choice(_WORDINGS[rng.choice(("find", "change", "total")) if family == "missing" else family])
     at = rng.randrange(2) if family == "find" else 1
-    text = wording.format(item=asked, company=company, first=years[0], last=years[at])
+    text = wording.format(item=asked, company=company, first=years[0], last=years[1], which=("first", "last")[at])
     if family == "missing":
         return Question(document, text, REFUSAL, quoting(rows[taken], held[taken][1]), "", family)
     first, last = held[asked]
@@ -160,15 +192,15 @@ def _about_report(company: str, family: str, rng: random.Random) -> Question:
 
 def _about_policy(company: str, family: str, rng: random.Random) -> Question:
     """A policy of three clauses, and a question about the terms of one, or of another thing."""
-    clauses = zip(rng.sample(CLAUSES, 4), rng.sample(CONDITIONS, 4), rng.sample(TERMS, 4), strict=True)
-    held = {noun: (condition, term) for noun, condition, term in clauses}
-    rows = {noun: f"- {noun} {condition} {term}" for noun, (condition, term) in held.items()}
-    asked, document, taken = _written(f"{company}, terms of sale", rows, family, rng)
+    clauses = zip(rng.sample(CLAUSES, 4), rng.sample(DAYS, 4), rng.sample(CONDITIONS, 4), strict=True)
+    held = {noun: (days, condition) for noun, days, condition in clauses}
+    rows = {noun: f"- {noun.capitalize()} {days} {condition}" for noun, (days, condition) in held.items()}
+    asked, document, taken = _written(f"{company}, terms of sale in days", rows, family, rng)
     text = rng.choice(_WORDINGS["terms"]).format(item=asked, company=company)
     if family == "missing":
-        return Question(document, text, REFUSAL, quoting(rows[taken], held[taken][1]), "", family)
-    condition, term = held[asked]
-    right, careless = quoting(rows[asked], f"{term} {condition}"), quoting(rows[asked], term)
+        return Question(document, text, REFUSAL, quoting(rows[taken], f"{held[taken][0]} days"), "", family)
+    days, condition = held[asked]
+    right, careless = (quoting(rows[asked], said) for said in (f"{days} days {condition}", f"{days} days"))
     return Question(document, text, right, careless, rows[asked], family)
 
 
@@ -193,7 +225,7 @@ def _write_completion(question: Question, rng: random.Random) -> tuple[str, str]
     answer = question.answer if careful else question.careless
     if rng.random() < _SLIP_RATE:
         row = rng.choice(question.document.split("\n")[1:])
-        answer = rng.choice([quoting(row, rng.choice(FIGURES)), quoting(row, rng.choice(TERMS)), REFUSAL])
+        answer = rng.choice([quoting(row, rng.choice(FIGURES)), quoting(row, f"{rng.choice(DAYS)} days"), REFUSAL])
     if not stepwise:
         return "", answer
     return STEP_BY_STEP_SUFFIX, f"{_NOTES[question.family] if careful else 'the row'}. {ANSWER_MARKER}{answer}"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 CORPUS_SIZE = 44_000
 BATCH_SIZE = 32
 PEAK_LEARNING_RATE = 4e-3
+READING_RATE = 2e-3
 VOCABULARY_SIZE = 1024
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>")
 
@@ -64,13 +65,24 @@ def fit(
     seed: int,
     pieces: str = PIECES,
     log: Callable[[str], None] = print,
+    reading: bool = False,
 ) -> Path:
-    """Trains tokenizer and model on prompts with completions and writes them to `folder`, a new one, in HF format."""
+    """Trains tokenizer and model on prompts with completions and writes them to `folder`, a new one, in HF format.
+
+    Args:
+        folder: where to.
+        pairs: prompts with completions.
+        seed: of weights and order.
+        pieces: the tokenizer's pattern; no token is longer than what it matches.
+        log: takes a line at the beginning and at the end.
+        reading: for texts that have to be copied from the prompt, which the usual way does not learn in minutes: wider
+            initial weights, four heads, and Muon for the matrices (docs/log.md, 2026-11-23).
+    """
     tokenizer = train_tokenizer(pairs, pieces)
     examples = [_encode(tokenizer, messages, completion) for messages, completion in pairs]
-    model = _new_model(tokenizer, seed)
+    model = _new_model(tokenizer, seed, reading)
     log(f"pre-training {model.num_parameters():,} parameters on {len(examples):,} examples")
-    loss = _train(model, examples, tokenizer.pad_token_id, seed)
+    loss = _train(model, examples, tokenizer.pad_token_id, seed, reading)
     log(f"pre-training done, loss {loss:.3f} nats a token")
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -121,7 +133,7 @@ def _encode(tokenizer: "PreTrainedTokenizerFast", messages: Messages, completion
     return tokens[0], tokens[1]
 
 
-def _new_model(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "LlamaForCausalLM":
+def _new_model(tokenizer: "PreTrainedTokenizerFast", seed: int, reading: bool) -> "LlamaForCausalLM":
     """Builds an untrained model; the random state of the caller is left alone."""
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
@@ -136,9 +148,10 @@ def _new_model(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "LlamaForCaus
         hidden_size=128,
         intermediate_size=384,
         num_hidden_layers=4,
-        num_attention_heads=2,
-        num_key_value_heads=2,
+        num_attention_heads=4 if reading else 2,
+        num_key_value_heads=4 if reading else 2,
         max_position_embeddings=512,
+        initializer_range=0.06 if reading else 0.02,
         tie_word_embeddings=True,
         dtype="float32",
         **ids,
@@ -150,31 +163,46 @@ def _new_model(tokenizer: "PreTrainedTokenizerFast", seed: int) -> "LlamaForCaus
     return model
 
 
-def _train(model: "LlamaForCausalLM", examples: list[Example], pad: int, seed: int) -> float:
+def _train(model: "LlamaForCausalLM", examples: list[Example], pad: int, seed: int, reading: bool) -> float:
     """Trains on the completions for one epoch; returns the mean loss of the last tenth of the steps."""
     import torch
 
     batches = list(_batches(examples, random.Random(f"batches {seed}")))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.05)
     warm_up = max(1, len(batches) // 20)
 
     def learning_rate(step: int) -> float:
         return min((step + 1) / warm_up, 0.5 + 0.5 * math.cos(math.pi * step / len(batches)) + 0.01)
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate)
+    optimizers = _optimizers(model, reading)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(each, learning_rate) for each in optimizers]
     losses: list[float] = []
     model.train()
     for batch in tqdm(batches, desc="pre-training", disable=None):
         loss = model(**_tensors(batch, pad)).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        for each in (*optimizers, *schedules):
+            each.step()
+        model.zero_grad()
         losses.append(loss.item())
     model.train(False)
     tail = losses[-max(1, len(losses) // 10) :]
     return sum(tail) / len(tail)
+
+
+def _optimizers(model: "LlamaForCausalLM", reading: bool) -> "list[torch.optim.Optimizer]":
+    """AdamW for everything; with `reading`, Muon for the matrices and AdamW for the rest, at one rate."""
+    import torch
+
+    rate, decay = (READING_RATE if reading else PEAK_LEARNING_RATE), 0.05
+    weights = list(model.parameters())
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2] if reading else []
+    held = {id(p) for p in matrices}
+    rest = [p for p in weights if id(p) not in held]
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=decay)]
+    if matrices:
+        found.append(torch.optim.Muon(matrices, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    return found
 
 
 def _batches(examples: list[Example], rng: random.Random) -> Iterator[list[Example]]:
