@@ -1,5 +1,6 @@
 """What a stage's rows depend on outside the project file belongs to its fingerprint, and to no earlier one."""
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,22 @@ def test_a_file_that_a_scorer_depends_on_is_scored_with_anew(
     (tmp_path / file).write_text("other")
     stages = changed(before, fingerprints(made))
     assert stages == list(before)[list(before).index("score") :]
+
+
+def test_a_round_goes_on_where_the_same_function_lies_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, found = project({"kind": "function", "name": "mine", "target": "graders:grade"}), []
+    for machine in ("one", "other"):
+        (tmp_path / machine).mkdir()
+        (tmp_path / machine / "graders.py").write_text("one")
+        with monkeypatch.context() as there:
+            there.syspath_prepend(tmp_path / machine)
+            importlib.invalidate_caches()
+            found.append(fingerprints(project({"kind": "function", "name": "mine", "target": "graders:grade"})))
+    assert (
+        found[0] == found[1] != fingerprints(project({"kind": "function", "name": "mine", "target": "graders:grade"}))
+    )
 
 
 def test_a_function_that_is_not_there_is_for_its_stage_to_report() -> None:

@@ -169,7 +169,8 @@ def fingerprints(project: Project) -> dict[str, str]:
     upstream, prints = content_hash("taolake", __version__), {}
     for stage in STAGES:
         config = {path: _at(project, path) for path in stage.config}
-        files = {path: file_hash(Path(path)) for path in stage.files(project) if Path(path).exists()}
+        # Not where they lie: a round goes on on another machine.
+        files = [file_hash(Path(path)) for path in stage.files(project) if Path(path).exists()]
         upstream = prints[stage.name] = content_hash(stage.name, config, files, upstream)
     return prints
 
