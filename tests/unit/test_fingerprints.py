@@ -52,10 +52,8 @@ def test_a_round_goes_on_where_the_same_function_lies_elsewhere(
         with monkeypatch.context() as there:
             there.syspath_prepend(tmp_path / machine)
             importlib.invalidate_caches()
-            found.append(fingerprints(project({"kind": "function", "name": "mine", "target": "graders:grade"})))
-    assert (
-        found[0] == found[1] != fingerprints(project({"kind": "function", "name": "mine", "target": "graders:grade"}))
-    )
+            found.append(fingerprints(made))
+    assert found[0] == found[1] != fingerprints(made)
 
 
 def test_a_function_that_is_not_there_is_for_its_stage_to_report() -> None:
