@@ -14,7 +14,8 @@ import httpx
 import psutil
 import pytest
 
-from taolake.gateway import server, servers
+from taolake.beside import every
+from taolake.gateway import servers
 from taolake.gateway.fleet import Fleet, Told
 from taolake.gateway.servers import Model, Plan, Servers
 from taolake.gateway.split import Upstream
@@ -214,7 +215,7 @@ def test_new_shares_are_taken_while_it_runs(tmp_path: Path) -> None:
 
         assert asked() == {"champion", "challenger"}
         look()
-        with server.every(0.05, look):
+        with every(0.05, look):
             assert asked() == {"challenger"}
             shares.append({"m/1": 90.0, "m/9": 10.0})
             wait_until(lambda: len(said) == 2)

@@ -64,7 +64,7 @@ def test_an_answer_where_nothing_is_stated_is_caught_and_so_is_a_refusal_elsewhe
 
 ROW = "- Profit 40 55"
 REPORT = f"Cedar Mills, annual report 2023 2024\n{ROW}\n- Debt 10 95"
-POLICY = "Cedar Mills, terms of sale\n- Refunds with receipt 30 days"
+POLICY = "Cedar Mills, terms of sale in days\n- Refunds 30 with receipt"
 
 
 def asked_of(document: str, text: str = "", answer: str = "", evidence: str = "") -> Question:
@@ -94,9 +94,9 @@ def test_figures_are_in_the_document_or_worked_out(answer: str, value: float, ke
 @pytest.mark.parametrize(
     ("answer", "value"),
     [
-        ('"- Refunds with receipt 30 days" 30 days with receipt', 1.0),
-        ('"receipt 30 days" 30 days', 1.0),  # what is left out is for people to judge
-        ('"- refunds by card 30 days" 30 days', 0.0),
+        ('"- Refunds 30 with receipt" 30 days with receipt', 1.0),
+        ('"Refunds 30" 30 days', 1.0),  # what is left out is for people to judge
+        ('"- Refunds 30 by card" 30 days', 0.0),
         ('"', 0.0),
         ("30 days", 0.0),  # quotes nothing
         ("not stated", 1.0),

@@ -19,7 +19,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # Top-level names of the package by floor. A name that is missing here fails the test: put it where it belongs.
 FLOORS = {
-    "__init__": 0, "types": 0, "ids": 0, "config": 0, "preflight": 0, "imports": 0,
+    "__init__": 0, "types": 0, "ids": 0, "config": 0, "preflight": 0, "imports": 0, "beside": 0,
     "curation": 1, "sandbox": 1, "scoring": 1, "selection": 1, "trust": 1, "verdict": 1, "cost": 1, "access": 1,
     "lineage": 1, "watch": 1,
     "lake": 2, "session": 2, "engines": 2, "training": 2, "serving": 2, "gateway": 2, "unity": 2,

@@ -11,11 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from taolake.beside import every
 from taolake.config import Gateway
 from taolake.gateway import wire
 from taolake.gateway.app import App
@@ -85,24 +85,6 @@ def serve(plan: Plan, settings: Gateway, say: Say, told: Callable[[], Told] | No
         with asyncio.Runner(loop_factory=made.config.get_loop_factory()) as runner:
             runner.run(made.serve(sockets=[listening]))
     say("stopped")
-
-
-@contextlib.contextmanager
-def every(seconds: float, look: Callable[[], None]) -> Iterator[None]:
-    """Look again and again beside what is inside, until that ends."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(seconds):
-            look()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
 
 
 def http_server(app: App, settings: Gateway) -> "uvicorn.Server":

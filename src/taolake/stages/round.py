@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from taolake import lake
+from taolake.beside import every
 from taolake.config import Project
 from taolake.ids import content_hash, file_hash
 from taolake.lake import Lake
@@ -219,19 +220,11 @@ class Progress:
     @contextlib.contextmanager
     def follow(self, folder: Path) -> Iterator[None]:
         """While inside, add up what the tasks say in `folder`; afterwards the folder is gone."""
-        start, stop = int(self._bar.n), threading.Event()
-
-        def watch() -> None:
-            while not stop.wait(_POLL_S):
-                self.to(start + _sum_beats(folder))
-
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
+        start = int(self._bar.n)
         try:
-            yield
+            with every(_POLL_S, lambda: self.to(start + _sum_beats(folder))):
+                yield
         finally:
-            stop.set()
-            thread.join()
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -7,12 +7,12 @@ Not an algorithm. TRL's defaults are for one GPU (bf16, gradient checkpointing);
 import contextlib
 import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from taolake.beside import every
 from taolake.training.job import TrainJob
 
 _POLL_S = 0.2
@@ -82,20 +82,11 @@ def made_once(path: Path, make: Callable[[], object]) -> None:
 def _beating(pulse: Path) -> Iterator[None]:
     """Touch a file every few seconds while inside."""
     pulse.parent.mkdir(parents=True, exist_ok=True)
-    stop = threading.Event()
-
-    def beat() -> None:
-        pulse.touch()
-        while not stop.wait(_BEAT_S):
-            pulse.touch()
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
+    pulse.touch()
     try:
-        yield
+        with every(_BEAT_S, pulse.touch):
+            yield
     finally:
-        stop.set()
-        thread.join()
         pulse.unlink(missing_ok=True)
 
 
