@@ -38,6 +38,17 @@ def test_no_prompt_of_the_log_is_taught(logged: list[Question]) -> None:
     assert not taught & {question.document for question in (*logged, *data.review_questions(SEED))}
 
 
+def test_what_is_copied_first_are_two_of_four_rows_asked_for_by_name_and_figures_come_before_terms() -> None:
+    figures, mixed = data.lessons(SEED)
+    for (document, request), quoted in (*figures[:300], *mixed[:300]):
+        rows = {row.split()[1].lower(): row for row in document["content"].split("\n")}
+        names = request["content"].removeprefix("quote ").removesuffix(".").split(", ")
+        assert (len(rows), len(names)) == (4, 2)
+        assert quoted.split("\n") == [rows[name] for name in names]
+    conditions = [sum(any(c in quoted for c in data.CONDITIONS) for _, quoted in part) for part in (figures, mixed)]
+    assert conditions[0] == 0 and 0.6 < conditions[1] / len(mixed) < 0.8
+
+
 def test_a_careless_answer_is_another_one_and_rests_on_the_document(logged: list[Question]) -> None:
     for question in logged:
         assert question.careless != question.answer, question
@@ -62,9 +73,9 @@ def test_an_answer_where_nothing_is_stated_is_caught_and_so_is_a_refusal_elsewhe
         assert refused == float(question.family == "missing"), question
 
 
-ROW = "- Profit 40 55"
+ROW = "- Rent 40 55"
 REPORT = f"Cedar Mills, annual report 2023 2024\n{ROW}\n- Debt 10 95"
-POLICY = "Cedar Mills, terms of sale in days\n- Refunds 30 with receipt"
+POLICY = "Cedar Mills, terms of sale in days\n- Credit 30 with receipt\n- Stock 60 by card"
 
 
 def asked_of(document: str, text: str = "", answer: str = "", evidence: str = "") -> Question:
@@ -94,17 +105,21 @@ def test_figures_are_in_the_document_or_worked_out(answer: str, value: float, ke
 @pytest.mark.parametrize(
     ("answer", "value"),
     [
-        ('"- Refunds 30 with receipt" 30 days with receipt', 1.0),
-        ('"Refunds 30" 30 days', 1.0),  # what is left out is for people to judge
-        ('"- Refunds 30 by card" 30 days', 0.0),
+        ('"- Credit 30 with receipt" 30 days with receipt', 1.0),
+        ('"Credit 30" 30 days', 1.0),  # what is left out is for people to judge
+        ('"- Credit 30 by card" 30 days', 0.0),
+        ('"- Stock 60 by card" 60 days', 0.0),  # another line than was asked about
+        ('"Cedar Mills, terms of sale" 30 days', 0.0),
+        ('"- Credit 30 with receipt" "- Stock 60 by card" 30 days', 0.0),
         ('"', 0.0),
         ("30 days", 0.0),  # quotes nothing
         ("not stated", 1.0),
         ("", 0.0),
     ],
 )
-def test_quotations_are_word_by_word(answer: str, value: float) -> None:
-    assert filings_checks.quotations(asked_of(POLICY).messages, answer) == value
+def test_quotations_are_word_by_word_and_of_the_line_asked_about(answer: str, value: float) -> None:
+    asked = asked_of(POLICY, "Cedar Mills: on what terms is credit?")
+    assert filings_checks.quotations(asked.messages, answer) == value
 
 
 def test_relevant_answers_speak_of_the_row_that_was_asked_about() -> None:

@@ -18,7 +18,7 @@ from taolake.demo import filings_data as data
 from taolake.demo import model, questions
 from taolake.demo.filings_data import Question
 
-CORPUS_SIZE = 60_000
+CORPUS_SIZE = 40_000
 MISTAKE_RATE = 0.05
 PAIRS_PER_PROMPT = 4
 _SHAPED_BY = (
@@ -59,16 +59,19 @@ def put_base(project: Project) -> None:
     if not cached.exists():
         shop = questions.pretraining_pairs(project.seed, model.CORPUS_SIZE)
         pairs = [*shop, *data.pretraining_pairs(project.seed, CORPUS_SIZE)]
-        model.fit(cached, pairs, project.seed, reading=True)
+        model.fit(cached, pairs, project.seed, lessons=data.lessons(project.seed))
     demo.put_copy(cached, Path(project.model.path))
 
 
 def annotate(project: Project, question: str, answers: Sequence[str]) -> list[tuple[int, int]]:
-    """What a reviewer with the document in hand chooses, as pairs of (chosen, rejected), now and then by mistake."""
+    """What a reviewer with the document in hand chooses, as pairs of (chosen, rejected), now and then by mistake.
+
+    Among the best that is shown: an accurate answer, and where there is none, a relevant one.
+    """
     asked = _review_questions(project.seed)[question]
     rng = random.Random(f"{project.seed} {question}")
     worth = [2 * accurate(asked, answer) + relevant(asked, answer) for answer in answers]
-    pairs = [(a, b) for a in range(len(answers)) for b in range(len(answers)) if worth[a] > worth[b]]
+    pairs = [(a, b) for a in range(len(answers)) for b in range(len(answers)) if max(worth) == worth[a] > worth[b]]
     picked = rng.sample(pairs, min(PAIRS_PER_PROMPT, len(pairs)))
     return [(b, a) if rng.random() < MISTAKE_RATE else (a, b) for a, b in picked]
 

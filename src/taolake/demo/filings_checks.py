@@ -2,8 +2,8 @@
 
 Three scorers of kind `function` for `conf/filings.yml`. They read the document in the system turn and the question, and
 say what is wrong for certain: a figure that is neither in the document nor worked out from it, a quotation that is not
-there or is missing, an answer where nothing is stated, a refusal where something is. That an answer gives what was
-asked for they do not say; people's choices do.
+there, is missing or is of another line, an answer where nothing is stated, a refusal where something is. That an answer
+says of its line what was asked for they do not say; people's choices do.
 """
 
 import re
@@ -42,10 +42,13 @@ def numbers(messages: Sequence[Message], answer: str) -> Score:
 
 
 def quotations(messages: Sequence[Message], answer: str) -> float:
-    """1 where the answer quotes the document word by word, or refuses."""
+    """1 where the answer refuses, or quotes the document word by word and each quotation names what is asked about."""
     if answer.strip() == REFUSAL:
         return 1.0
-    return float(Citation(_QUOTED)(messages, answer).value == 1.0)
+    title = _document(messages).partition("\n")[0]
+    subject = set(_asked_about(messages[-1]["content"])) - set(words(title))
+    to_the_point = all(subject & set(words(quoted)) for quoted in _QUOTATION.findall(answer))
+    return float(to_the_point and Citation(_QUOTED)(messages, answer).value == 1.0)
 
 
 def refusals(messages: Sequence[Message], answer: str) -> float:

@@ -7,7 +7,7 @@ condition of a term, and answers what is not stated.
 
 Rows are written to be as easy to copy as can be for a tiny model: a word is the same token wherever it stands, and
 within a conversation each word of a row, from its name on, settles the next one. So names are capitalised in documents
-and small in questions.
+and small in questions, and reports and policies have the same ones: who can find a line in one can do so in the other.
 """
 
 import random
@@ -23,10 +23,9 @@ STEP_BY_STEP_SUFFIX = "\nThink step by step."
 ANSWER_MARKER = "Answer: "
 REFUSAL = "not stated"
 
-ITEMS = ("profit", "revenue", "debt", "cash", "rent", "tax", "stock", "interest")
+ITEMS = ("credit", "freight", "debt", "cash", "rent", "tax", "stock", "interest")
 YEARS = ("2021", "2022", "2023", "2024", "2025")
 FIGURES = tuple(range(10, 130, 10))
-CLAUSES = ("refunds", "repairs", "parts", "orders", "deposits", "claims", "goods", "invoices")
 DAYS = (10, 20, 30, 40, 60, 90)
 CONDITIONS = (
     "with receipt", "after payment", "before noon", "under seal", "without stamp", "by card", "on request", "in store",
@@ -59,7 +58,7 @@ _WORDINGS = {
     ),
     "terms": (
         "What are the terms of {company} for {item}?",
-        "{company}: on what terms are {item}?",
+        "{company}: on what terms is {item}?",
     ),
 }
 _SHARES = {"find": 0.28, "change": 0.14, "total": 0.14, "terms": 0.27, "missing": 0.17}
@@ -126,6 +125,12 @@ def pretraining_pairs(seed: int, n: int) -> Iterator[tuple[Messages, str]]:
             yield messages, completion
 
 
+def lessons(seed: int) -> list[list[tuple[Messages, str]]]:
+    """Draws what a model has to copy before it is asked anything: rows of figures, then rows of terms among them."""
+    rng = random.Random(f"filings lessons {seed}")
+    return [[_copying(share, rng) for _ in range(n)] for n, share in _LESSONS]
+
+
 def draw(company: str, rng: random.Random) -> Question:
     """Draws a document of a company and a question about it."""
     (family,) = rng.choices(list(_SHARES), list(_SHARES.values()))
@@ -142,13 +147,25 @@ def _asked(rng: random.Random) -> tuple[Messages, str]:
 
 
 def _quotation(rng: random.Random) -> tuple[Messages, str]:
-    """All rows of a document, asked for by name."""
+    """Two rows of a document, asked for by name."""
     company, family = rng.choice(COMPANIES), rng.choice(("find", "terms"))
-    question = _about_policy(company, family, rng) if family == "terms" else _about_report(company, family, rng)
-    rows = question.document.split("\n")[1:]
-    rng.shuffle(rows)
-    names = ", ".join(row.split()[1].lower() for row in rows)
-    return [question.messages[0], {"role": "user", "content": f"{company}: quote {names}."}], "\n".join(rows)
+    document, names, quoted = _two_rows(company, family, rng)
+    return [{"role": "system", "content": document}, {"role": "user", "content": f"{company}: quote {names}."}], quoted
+
+
+def _copying(share_of_policies: float, rng: random.Random) -> tuple[Messages, str]:
+    """Two rows of a document without its title, asked for by name."""
+    company, family = rng.choice(COMPANIES), "terms" if rng.random() < share_of_policies else "find"
+    document, names, quoted = _two_rows(company, family, rng)
+    rows = document.partition("\n")[2]
+    return [{"role": "system", "content": rows}, {"role": "user", "content": f"quote {names}."}], quoted
+
+
+def _two_rows(company: str, family: str, rng: random.Random) -> tuple[str, str, str]:
+    """A document, the names of two of its rows, and these; were all asked for, the last would need no reading."""
+    question = (_about_policy if family == "terms" else _about_report)(company, family, rng)
+    asked = rng.sample(question.document.split("\n")[1:], 2)
+    return question.document, ", ".join(row.split()[1].lower() for row in asked), "\n".join(asked)
 
 
 def _calculation(rng: random.Random) -> tuple[Messages, str]:
@@ -159,7 +176,9 @@ def _calculation(rng: random.Random) -> tuple[Messages, str]:
     return [{"role": "user", "content": f"Calculate {asked}."}], f"{asked} = {result}"
 
 
-_CORPUS = {_asked: 0.6, _quotation: 0.3, _calculation: 0.1}
+_CORPUS = {_asked: 0.75, _quotation: 0.1, _calculation: 0.15}
+# Examples, and the share of policies among them.
+_LESSONS = ((14_400, 0.0), (9_600, 0.7))
 
 
 def _drawn(seed: int) -> list[Question]:
@@ -168,11 +187,11 @@ def _drawn(seed: int) -> list[Question]:
 
 
 def _about_report(company: str, family: str, rng: random.Random) -> Question:
-    """A report of three items over two years, and a question about one of them or about what it leaves out."""
+    """A report of four items over two years, and a question about one of them or about what it leaves out."""
     start = rng.randrange(len(YEARS) - 1)
     years = YEARS[start : start + 2]
-    figures = iter(rng.sample(FIGURES, 8))
-    held = {item: (next(figures), next(figures)) for item in rng.sample(ITEMS, 4)}
+    figures = iter(rng.sample(FIGURES, 10))
+    held = {item: (next(figures), next(figures)) for item in rng.sample(ITEMS, 5)}
     rows = {item: f"- {item.capitalize()} {first} {last}" for item, (first, last) in held.items()}
     asked, document, taken = _written(f"{company}, annual report {' '.join(years)}", rows, family, rng)
     wording = rng.choice(_WORDINGS[rng.choice(("find", "change", "total")) if family == "missing" else family])
@@ -191,10 +210,10 @@ def _about_report(company: str, family: str, rng: random.Random) -> Question:
 
 
 def _about_policy(company: str, family: str, rng: random.Random) -> Question:
-    """A policy of three clauses, and a question about the terms of one, or of another thing."""
-    clauses = zip(rng.sample(CLAUSES, 4), rng.sample(DAYS, 4), rng.sample(CONDITIONS, 4), strict=True)
-    held = {noun: (days, condition) for noun, days, condition in clauses}
-    rows = {noun: f"- {noun.capitalize()} {days} {condition}" for noun, (days, condition) in held.items()}
+    """A policy of four clauses, and a question about the terms of one, or of another thing."""
+    clauses = zip(rng.sample(ITEMS, 5), rng.sample(DAYS, 5), rng.sample(CONDITIONS, 5), strict=True)
+    held = {item: (days, condition) for item, days, condition in clauses}
+    rows = {item: f"- {item.capitalize()} {days} {condition}" for item, (days, condition) in held.items()}
     asked, document, taken = _written(f"{company}, terms of sale in days", rows, family, rng)
     text = rng.choice(_WORDINGS["terms"]).format(item=asked, company=company)
     if family == "missing":
@@ -205,9 +224,9 @@ def _about_policy(company: str, family: str, rng: random.Random) -> Question:
 
 
 def _written(title: str, rows: dict[str, str], family: str, rng: random.Random) -> tuple[str, str, str]:
-    """What is asked about, a document of three of the four rows, and what a careless reader takes for a missing one."""
+    """What is asked about, a document of four of the five rows, and what a careless reader takes for a missing one."""
     asked, *others = rows
-    shown = others if family == "missing" else [asked, *others[:2]]
+    shown = others if family == "missing" else [asked, *others[:3]]
     rng.shuffle(shown)
     return asked, "\n".join([title, *(rows[name] for name in shown)]), rng.choice(shown)
 

@@ -65,7 +65,7 @@ def fit(
     seed: int,
     pieces: str = PIECES,
     log: Callable[[str], None] = print,
-    reading: bool = False,
+    lessons: Sequence[Sequence[tuple[Messages, str]]] = (),
 ) -> Path:
     """Trains tokenizer and model on prompts with completions and writes them to `folder`, a new one, in HF format.
 
@@ -75,14 +75,16 @@ def fit(
         seed: of weights and order.
         pieces: the tokenizer's pattern; no token is longer than what it matches.
         log: takes a line at the beginning and at the end.
-        reading: for texts that have to be copied from the prompt, which the usual way does not learn in minutes: wider
-            initial weights, four heads, and Muon for the matrices (docs/log.md, 2026-11-23).
+        lessons: what is learned before, one after the other: what a text says has to be copied from the prompt, which
+            comes in minutes only where it is learned by itself. With lessons, initial weights are wider, there are four
+            heads, and Muon has the matrices (docs/log.md, 2026-11-23).
     """
-    tokenizer = train_tokenizer(pairs, pieces)
-    examples = [_encode(tokenizer, messages, completion) for messages, completion in pairs]
-    model = _new_model(tokenizer, seed, reading)
-    log(f"pre-training {model.num_parameters():,} parameters on {len(examples):,} examples")
-    loss = _train(model, examples, tokenizer.pad_token_id, seed, reading)
+    courses = [*lessons, pairs]
+    tokenizer = train_tokenizer([pair for course in courses for pair in course], pieces)
+    examples = [[_encode(tokenizer, *pair) for pair in course] for course in courses]
+    model = _new_model(tokenizer, seed, reading=bool(lessons))
+    log(f"pre-training {model.num_parameters():,} parameters on {sum(map(len, examples)):,} examples")
+    loss = _train(model, examples, tokenizer.pad_token_id, seed, reading=bool(lessons))
     log(f"pre-training done, loss {loss:.3f} nats a token")
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -163,11 +165,12 @@ def _new_model(tokenizer: "PreTrainedTokenizerFast", seed: int, reading: bool) -
     return model
 
 
-def _train(model: "LlamaForCausalLM", examples: list[Example], pad: int, seed: int, reading: bool) -> float:
-    """Trains on the completions for one epoch; returns the mean loss of the last tenth of the steps."""
+def _train(model: "LlamaForCausalLM", courses: list[list[Example]], pad: int, seed: int, reading: bool) -> float:
+    """Trains on the completions for one epoch, course by course; returns the mean loss of the last tenth."""
     import torch
 
-    batches = list(_batches(examples, random.Random(f"batches {seed}")))
+    rng = random.Random(f"batches {seed}")
+    batches = [batch for examples in courses for batch in _batches(examples, rng)]
     warm_up = max(1, len(batches) // 20)
 
     def learning_rate(step: int) -> float:
