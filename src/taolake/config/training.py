@@ -75,7 +75,7 @@ class Warmup(Section):
 class Oapl(Section):
     """Offline regression of the log-ratio on the optimal advantage, over all scored stream-A candidates."""
 
-    beta: float = Field(0.1, gt=0, description="Scale of the log-ratio; small beta moves further.")
+    beta: float = Field(0.05, gt=0, description="Scale of the log-ratio; small beta moves further.")
     beta_v: float = Field(1.0, gt=0, description="Temperature of the value estimate.")
     clip: float = Field(10.0, gt=0, description="Limit of |advantage / beta|.")
     epochs: float = Field(2, gt=0, description="Passes over the regression rows.")
