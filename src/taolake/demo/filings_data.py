@@ -178,7 +178,7 @@ def _calculation(rng: random.Random) -> tuple[Messages, str]:
 
 _CORPUS = {_asked: 0.75, _quotation: 0.1, _calculation: 0.15}
 # Examples, and the share of policies among them.
-_LESSONS = ((14_400, 0.0), (9_600, 0.7))
+_LESSONS = ((14_400, 0.0), (19_200, 0.7))
 
 
 def _drawn(seed: int) -> list[Question]:
