@@ -41,9 +41,15 @@ def until(tab: Tab, script: str) -> None:
 
 
 def ask(tab: Tab, question: str, answers: int) -> None:
-    tab.write("#question", question)
-    tab.do("document.getElementById('send').click()")
+    send(tab, question)
     until(tab, f"document.querySelectorAll('.said').length === {answers}")
+
+
+def send(tab: Tab, question: str) -> None:
+    """Asks once both sides are done: one of them may have failed while the other still runs."""
+    until(tab, "!document.getElementById('send').disabled")
+    tab.write("#question", question)
+    click(tab, "#send")
 
 
 def click(tab: Tab, selector: str) -> None:
@@ -104,8 +110,7 @@ def test_what_goes_wrong_is_said(tab: Tab, running: Running) -> None:
     until(tab, "!document.getElementById('problem').hidden")
     assert "no key" in tab.text("#problem")
     tab.write("#key", KEY)
-    tab.write("#question", "break")
-    click(tab, "#send")
+    send(tab, "break")
     until(tab, "/broke off|network/i.test(document.getElementById('problem').textContent)")
     ask(tab, "hi", 2)
     assert tab.do("document.getElementById('problem').hidden") is True
