@@ -112,7 +112,7 @@ def review_questions(seed: int) -> list[Question]:
 def pretraining_pairs(seed: int, n: int) -> Iterator[tuple[Messages, str]]:
     """Draws `n` prompts with completions; no document of the log or of the review set is among them.
 
-    Questions, and what makes a model able to answer them: rows to quote, in another order, and plain calculations.
+    Questions, and what makes a model able to answer them: rows to quote, and plain calculations.
     """
     kept_out = {question.document for question in _drawn(seed)}
     rng = random.Random(f"filings corpus {seed}")
