@@ -12,6 +12,7 @@ from typing import Any
 
 import _truth
 from _form import Figure, run
+from _resume import one_run
 
 from taolake import stages
 from taolake.config import Project
@@ -23,7 +24,7 @@ from taolake.stages.round import Round
 from taolake.types import Policy
 from taolake.verdict import bake_in, bootstrap, paired_gain
 
-ROOT = Path(__file__).parents[1]
+FOLDER = Path(__file__).parents[1] / "build/bench/algorithms"
 SEEDS = [7, 8, 9]
 RESAMPLES = 5000
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -49,11 +50,12 @@ def measure(quick: bool) -> dict[str, Figure]:
     """Every arm on every seed; figures by arm."""
     _truth.here()
     arms = QUICK if quick else ARMS
-    spark = local_session(log=ROOT / "build/bench/algorithms/spark.log")
-    try:
-        found = [one_seed(spark, seed, arms) for seed in (SEEDS[:1] if quick else SEEDS)]
-    finally:
-        spark.stop()
+    with one_run(FOLDER, "seed-*", quick=quick):
+        spark = local_session(log=FOLDER / "spark.log")
+        try:
+            found = [one_seed(spark, seed, arms) for seed in (SEEDS[:1] if quick else SEEDS)]
+        finally:
+            spark.stop()
     pooled = {
         name: {metric: joined([seed[name][metric] for seed in found]) for metric in found[0][name]} for name in found[0]
     }
@@ -63,7 +65,7 @@ def measure(quick: bool) -> dict[str, Figure]:
 
 def one_seed(spark: Any, seed: int, arms: Sequence[str]) -> dict[str, dict[str, PerPrompt]]:
     """A round per arm over one lake; values by arm, metric and prompt."""
-    folder, found = ROOT / "build/bench/algorithms" / f"seed-{seed}", dict[str, dict[str, PerPrompt]]()
+    folder, found = FOLDER / f"seed-{seed}", dict[str, dict[str, PerPrompt]]()
     for number, arm in enumerate(arms, start=1):
         project = project_of(folder, seed, arm)
         stages.prepare(project)

@@ -9,7 +9,6 @@ trainer. What is not measured: rewards that are gamed in ways the held-out score
 
 import dataclasses
 import functools
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import _truth
 import yaml
 from _form import Figure, run
+from _resume import one_run
 
 from taolake import stages
 from taolake.config import Project
@@ -78,8 +78,13 @@ REWARDS = (longer, keyword, refusing, copying)
 def measure(quick: bool) -> dict[str, Figure]:
     """One round a planted reward, and the honest one with its seeds."""
     _truth.here()
-    for part in ("lake", "work", "honest"):
-        shutil.rmtree(FOLDER / part, ignore_errors=True)
+    with one_run(FOLDER, "*", quick=quick):
+        figures = rounds_and_seeds(quick)
+    return {**figures, "lost_max": max(figures[r.__name__]["lost"] for r in REWARDS if r.__name__ in figures)}
+
+
+def rounds_and_seeds(quick: bool) -> dict[str, Any]:
+    """The rounds first, then the honest one's job with every seed."""
     spark = local_session(log=FOLDER / "spark.log")
     try:
         honest = round_of(spark, 1, "right")
@@ -93,7 +98,7 @@ def measure(quick: bool) -> dict[str, Figure]:
     tripped = [tripped_with(job, seed) for seed in seeds]
     figures["honest"] |= {"seeds": len(tripped), "tripped": sum(bool(names) for names in tripped)}
     figures["honest"]["wires"] = sorted({name for names in tripped for name in names})
-    return {**figures, "lost_max": max(figures[r.__name__]["lost"] for r in REWARDS if r.__name__ in figures)}
+    return figures
 
 
 def round_of(spark: Any, number: int, reward: str) -> Round:

@@ -7,13 +7,13 @@ documents are also judged by the example's reviewer for accuracy and relevance. 
 tasks that contradict each other, other weights than one and one.
 """
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import _truth
 import yaml
 from _form import Figure, run
+from _resume import one_run
 from algorithms import RESAMPLES, PerPrompt, joined, tag
 
 from taolake import stages
@@ -27,6 +27,7 @@ from taolake.types import Policy
 from taolake.verdict import bootstrap, paired_gain
 
 ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "build/bench/multitask"
 SEEDS = [7, 8, 9]
 TASKS = ("shop", "filings")
 LAST = "gate"
@@ -39,11 +40,12 @@ TARGETS = {
 def measure(quick: bool) -> dict[str, Figure]:
     """Every seed; prompts of all seeds are resampled together."""
     _truth.here()
-    spark = local_session(log=ROOT / "build/bench/multitask/spark.log")
-    try:
-        found = [one_seed(spark, seed) for seed in (SEEDS[:1] if quick else SEEDS)]
-    finally:
-        spark.stop()
+    with one_run(FOLDER, "seed-*/[!c]*", quick=quick):  # not the cached bases
+        spark = local_session(log=FOLDER / "spark.log")
+        try:
+            found = [one_seed(spark, seed) for seed in (SEEDS[:1] if quick else SEEDS)]
+        finally:
+            spark.stop()
     figures: dict[str, Figure] = {}
     for task in TASKS:
         arms = {arm: joined([seed[task][arm] for seed in found]) for arm in found[0][task]}
@@ -67,10 +69,7 @@ def measure(quick: bool) -> dict[str, Figure]:
 
 def one_seed(spark: Any, seed: int) -> dict[str, Any]:
     """Both tasks alone, both together, and together with a spoiled reward."""
-    folder = ROOT / "build/bench/multitask" / f"seed-{seed}"
-    for part in ("shop", "filings"):
-        for name in ("lake", "work", "data", "report"):
-            shutil.rmtree(folder / part / name, ignore_errors=True)
+    folder = FOLDER / f"seed-{seed}"
     files = {name: write(folder, name, raw) for name, raw in projects(folder, seed).items()}
 
     def round_of(name: str, number: int, last: str = LAST) -> Round:

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 from _form import run
+from _resume import one_run
 
 ROOT = Path(__file__).parents[1]
 FOLDER = Path("build/bench/rounds")
@@ -28,7 +29,8 @@ TARGETS = {"lost_by_a_champion": ("<", 0.02), "first_gain_low_min": (">", 0.0), 
 
 def measure(quick: bool) -> dict[str, Any]:
     """Every seed; the worst one is what the targets look at."""
-    found = {str(seed): seed_of(seed) for seed in (SEEDS[:1] if quick else SEEDS)}
+    with one_run(FOLDER, "seed-*", quick=quick):
+        found = {str(seed): seed_of(seed) for seed in (SEEDS[:1] if quick else SEEDS)}
     rounds = [[s[f"round_{n}"] for n in ROUNDS if f"round_{n}" in s] for s in found.values()]
     kept = [[r["champion"] for r in rows] for rows in rounds]
     return {
@@ -42,6 +44,9 @@ def measure(quick: bool) -> dict[str, Any]:
 def seed_of(seed: int) -> dict[str, Any]:
     """Three rounds of one seed, from nothing but its cached base."""
     folder = FOLDER / f"seed-{seed}"
+    kept = folder / "found.json"  # of a run that was cut off: whole seeds, since a later round moves the champion
+    if kept.exists():
+        return dict(json.loads(kept.read_text()))
     for part in ("lake", "work", "data", "report"):
         shutil.rmtree(folder / part, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,6 +77,7 @@ def seed_of(seed: int) -> dict[str, Any]:
             "champion": champion,
             "seconds": card["wall_seconds"],
         }
+    kept.write_text(json.dumps(found))
     return found
 
 
