@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import sqlite3
 from collections import Counter
 from contextlib import closing
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from taolake.config import load
-from taolake.demo import geoquery, geoquery_data
+from taolake.demo import geoquery, geoquery_data, geoquery_grammar
 from taolake.demo.geoquery_data import FOLDER_VARIABLE, Question, substitute, tidy
+from taolake.scoring.sql import run_query
 
 ROOT = Path(__file__).parents[2]
 SEED = 7
@@ -111,6 +113,67 @@ def test_the_corpus_replaces_names_in_question_and_query_alike(questions: list[Q
 )
 def test_an_answer_that_finds_nothing_is_worth_nothing(rivers: Path, answer: str, value: float) -> None:
     assert geoquery.finds_something([], answer, str(rivers)) == value
+
+
+NAMES = {
+    "state_name": ["texas", "utah", "ohio"], "capital": ["austin", "columbus"], "city_name": ["dallas", "provo"],
+    "river_name": ["red"], "mountain_name": ["kings peak"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Path:
+    """The tables of the collection with three states in a row: ohio, texas, utah; texas is the largest."""
+    path = tmp_path / "places.sqlite"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "CREATE TABLE state (state_name, population, area, country_name, capital, density);"
+            "INSERT INTO state VALUES ('texas', 30, 9.0, 'usa', 'austin', 3.3), ('ohio', 12, 2.0, 'usa', 'columbus', 6.0),"
+            " ('utah', 3, 5.0, 'usa', 'salt lake', 0.6);"
+            "CREATE TABLE border_info (state_name, border);"
+            "INSERT INTO border_info VALUES ('ohio', 'texas'), ('texas', 'ohio'), ('texas', 'utah'), ('utah', 'texas');"
+            "CREATE TABLE city (city_name, population, country_name, state_name);"
+            "INSERT INTO city VALUES ('dallas', 1, 'usa', 'texas'), ('provo', 1, 'usa', 'utah');"
+            "CREATE TABLE river (river_name, length, country_name, traverse);"
+            "INSERT INTO river VALUES ('red', 1638, 'usa', 'utah'), ('wabash', 764, 'usa', 'ohio');"
+            "CREATE TABLE mountain (mountain_name, mountain_altitude, country_name, state_name);"
+            "CREATE TABLE highlow (state_name, highest_elevation, lowest_point, highest_point, lowest_elevation);"
+            "INSERT INTO highlow VALUES ('ohio', 400, 'river', 'hill', 100), ('utah', 4000, 'wash', 'kings peak', 600);"
+        )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("what states border the states next to ohio", {"ohio", "utah"}),
+        ("what states border the state that contains provo", {"texas"}),
+        ("what is the largest state that borders texas", {"utah"}),
+        ("which state has the most people", {"texas"}),
+        ("what is the capital of the state with the highest point", {"salt lake"}),
+        ("tell me the capital of the states traversed by the longest river", {"salt lake"}),
+        ("how many states border texas", {2}),
+        ("what is the population of the smallest state", {12}),
+        ("what state borders the most states", {"texas"}),
+    ],
+)
+def test_a_question_of_the_grammar_has_the_query_that_answers_it(text: str, found: set[object], places: Path) -> None:
+    rng = random.Random(SEED)
+    drawn = (geoquery_grammar.drawn(rng, NAMES) for _ in range(200_000))
+    sql = next(sql for asked, sql in drawn if asked == text)
+    assert {value for (value,) in run_query(str(places), sql, dialect="sqlite", timeout_s=2, max_rows=10)} == found
+
+
+def test_every_query_of_the_grammar_runs_and_nothing_kept_out_is_drawn(places: Path) -> None:
+    every = geoquery_grammar.corpus(NAMES, (), SEED, 1000)
+    assert every == geoquery_grammar.corpus(NAMES, (), SEED, 1000) != geoquery_grammar.corpus(NAMES, (), SEED + 1, 1000)
+    asked = {message["content"] for (message,), _ in every}
+    assert not any(mark in text for text in asked for mark in "{}@")
+    for _, sql in every:
+        run_query(str(places), sql, dialect="sqlite", timeout_s=2, max_rows=100)
+    kept_out = set(sorted(asked)[::2])
+    others = {message["content"] for (message,), _ in geoquery_grammar.corpus(NAMES, kept_out, SEED, 1000)}
+    assert not others & kept_out and others & asked
 
 
 @pytest.mark.parametrize("where", [None, "", "nowhere"])
