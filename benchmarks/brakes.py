@@ -1,10 +1,11 @@
 """Do the brakes end a training whose reward can be gamed, before the truth is lost, and leave an honest one alone?
 
 Rounds on the questions about documents, from the same stored answers, with the reward replaced by one that pays for
-length, for a sign, for refusing, or for repeating the question; trust, which would refuse them earlier, is off. What
-the brakes hold against the reward is a scorer that orders a right and a wrong answer rightly four times in five. A
-discarded round leaves the base in place. The honest reward is the truth itself, trained on with twenty seeds of the
-trainer. What is not measured: rewards that are gamed in ways the held-out scorer shares; other bases.
+length, for a sign, for refusing, or for repeating the question; trust and the floor of diversity, which would refuse
+them earlier, are off. What the brakes hold against the reward is a scorer that orders a right and a wrong answer
+rightly four times in five. A discarded round leaves the base in place. The honest reward is the example's own, trained
+on with twenty seeds of the trainer. What is not measured: rewards that are gamed in ways the held-out scorer shares;
+other bases.
 """
 
 import dataclasses
@@ -87,7 +88,7 @@ def rounds_and_seeds(quick: bool) -> dict[str, Any]:
     """The rounds first, then the honest one's job with every seed."""
     spark = local_session(log=FOLDER / "spark.log")
     try:
-        honest = round_of(spark, 1, "right")
+        honest = round_of(spark, 1, None)
         figures: dict[str, Any] = {"honest": {"gain": -outcome(honest)["lost"]}}
         job = stored(job_folder(honest) / "job.json")
         for number, reward in enumerate(REWARDS[:1] if quick else REWARDS, start=2):
@@ -101,26 +102,27 @@ def rounds_and_seeds(quick: bool) -> dict[str, Any]:
     return figures
 
 
-def round_of(spark: Any, number: int, reward: str) -> Round:
-    """A round up to the gate, or until the brakes end it."""
+def round_of(spark: Any, number: int, reward: str | None) -> Round:
+    """A round with a planted reward or the example's own, up to the gate, or until the brakes end it."""
     text = (ROOT / "conf/filings.yml").read_text(encoding="utf-8").replace("build/filings", str(FOLDER))
     raw: dict[str, Any] = yaml.safe_load(text)
-    raw["scorers"] = [
-        {"kind": "function", "name": "paid", "target": f"brakes:{reward}"},
-        {"kind": "function", "name": "held_out", "target": "brakes:held_out"},
-    ]
-    raw["reward"] = {"weights": {"paid": 1.0}, "min_spread": 0.02}
+    against = {"kind": "function", "name": "held_out", "target": "brakes:held_out"}
+    if reward:
+        raw["scorers"] = [{"kind": "function", "name": "paid", "target": f"brakes:{reward}"}]
+        raw["reward"] = {"weights": {"paid": 1.0}, "min_spread": 0.02}
+        raw["trust"] = {"above_chance": False, "min_accuracy": None}
+        raw["flywheel"] = {"min_diversity": 0.0}
+    raw["scorers"].append(against)
     raw["train"] |= {"brakes": {"scorer": "held_out"}}
-    raw["trust"] = {"above_chance": False, "min_accuracy": None}
     project = Project.model_validate(raw | {"seed": SEED})
     stages.prepare(project)
     made = Round(Lake(spark, project.lake), project, number)
     for stage in stages.STAGES:
-        print(f"{reward}: {stage.name}", file=sys.stderr, flush=True)
+        print(f"{reward or 'honest'}: {stage.name}", file=sys.stderr, flush=True)
         try:
             stages.run(made, stage.name)
         except BrakeError as error:
-            print(f"{reward}: {error}", file=sys.stderr, flush=True)
+            print(f"{reward or 'honest'}: {error}", file=sys.stderr, flush=True)
             return made
         if stage.name == "gate":
             break

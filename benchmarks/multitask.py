@@ -2,9 +2,9 @@
 
 The shop's questions and those about documents, on one base that was pre-trained for both. Each task is tuned alone,
 then both together; differences are paired by holdout prompt. In a last round the documents' reward is a planted one
-that pays for refusing to answer, and trust, which would stop it, is switched off: the gate has to. Answers about
-documents are also judged by the example's reviewer for accuracy and relevance. What is not measured: larger models,
-tasks that contradict each other, other weights than one and one.
+that pays for refusing to answer, and what would stop it earlier, trust and the floor of diversity, is off: the gate has
+to. Answers about documents are also judged by the example's reviewer for accuracy and relevance. What is not measured:
+larger models, tasks that contradict each other, other weights than one and one.
 """
 
 from pathlib import Path
@@ -117,7 +117,7 @@ def projects(folder: Path, seed: int) -> dict[str, dict[str, Any]]:
     paid = {"kind": "function", "name": "paid", "target": "multitask:pays_for_refusing"}
     refusing = alone | {
         "scorers": [*alone["scorers"], paid], "reward": {"weights": {"paid": 1.0}},
-        "trust": {"above_chance": False, "min_accuracy": None},
+        "trust": {"above_chance": False, "min_accuracy": None}, "flywheel": {"min_diversity": 0.0},
     }  # fmt: skip
 
     def beside(file: str, number: int) -> dict[str, Any]:
