@@ -93,7 +93,7 @@ def curve(title: str, ks: Sequence[int], series: Sequence[Series]) -> str:
         parts += [f'<path class="line {line.style}" d="M{path}"/>', *(_mark(line.style, x, y) for x, y in points)]
     ends = _apart([bottom - (bottom - top) * line.values[-1] + 4 for line in series], 15)
     for line, y in zip(series, ends, strict=True):
-        parts.append(_text(right + 6, y, f"{line.label} {_percent(line.values[-1], 0)}", f"label end {line.style}"))
+        parts.append(_text(right + 6, y, f"{line.label} {_percent(line.values[-1])}", f"label end {line.style}"))
     told = "; ".join(
         f"{line.label}: " + ", ".join(f"{_percent(v)} at {k}" for k, v in zip(ks, line.values, strict=True))
         for line in series
@@ -194,8 +194,8 @@ def _on(value: float, axis: Axis, start: float, end: float) -> float:
     return round(start + (end - start) * min(max((value - axis.low) / (axis.high - axis.low), 0.0), 1.0), 2)
 
 
-def _percent(share: float, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f}\u00a0%"
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}\u00a0%"
 
 
 def _ceiling(share: float) -> float:
