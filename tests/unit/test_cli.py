@@ -49,7 +49,7 @@ def test_the_bare_command_lists_every_command_with_examples() -> None:
         assert "taolake check conf/mine.yml" in said
 
 
-@pytest.mark.parametrize("path", ["conf/demo.yml", "conf/template.yml"])
+@pytest.mark.parametrize("path", ["conf/demo.yml", "conf/filings.yml"])
 def test_check_says_that_a_file_is_right(path: str) -> None:
     said = run("check", path)
     assert said.exit_code == 0
@@ -66,6 +66,25 @@ def test_check_says_what_is_wrong(tmp_path: Path) -> None:
     assert said.stderr.splitlines()[0] == f"taolake: {path} is not a valid project:"
     assert sorted(line.strip().partition(":")[0] for line in said.stderr.splitlines()[1:]) == ["ingest.holdout", "sede"]
     assert "did you mean 'seed'?" in said.stderr
+
+
+def test_of_the_template_check_asks_for_the_functions_alone() -> None:
+    said = run("check", "conf/template.yml")
+    assert said.exit_code == 2
+    assert [line.split()[0] for line in said.stderr.splitlines()[1:]] == ["scorers.polite.target:"]
+
+
+def test_check_names_every_function_that_does_not_import(tmp_path: Path) -> None:
+    text = (ROOT / "conf" / "filings.yml").read_text(encoding="utf-8")
+    path = tmp_path / "mine.yml"
+    path.write_text(text.replace("checks:numbers", "checks:numerals").replace("filings:prepare", "nowhere:prepare"))
+    said = run("check", str(path))
+    assert said.exit_code == 2
+    assert said.stdout == ""
+    first, *others = said.stderr.splitlines()
+    assert first == f"taolake: {path} names functions that cannot be used:"
+    assert [line.split(": got function ")[0].strip() for line in others] == ["prepare", "scorers.numbers.target"]
+    assert all("wanted one that imports" in line for line in others)
 
 
 @pytest.mark.parametrize("command", ["check", "run", "status", "report"])

@@ -128,7 +128,7 @@ def places(tmp_path: Path) -> Path:
     with closing(sqlite3.connect(path)) as connection:
         connection.executescript(
             "CREATE TABLE state (state_name, population, area, country_name, capital, density);"
-            "INSERT INTO state VALUES ('texas', 30, 9.0, 'usa', 'austin', 3.3), ('ohio', 12, 2.0, 'usa', 'columbus', 6),"
+            "INSERT INTO state VALUES ('texas', 30, 9, 'usa', 'austin', 3.3), ('ohio', 12, 2.0, 'usa', 'columbus', 6),"
             " ('utah', 3, 5.0, 'usa', 'salt lake', 0.6);"
             "CREATE TABLE border_info (state_name, border);"
             "INSERT INTO border_info VALUES ('ohio', 'texas'), ('texas', 'ohio'), ('texas', 'utah'), ('utah', 'texas');"

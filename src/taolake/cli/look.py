@@ -1,11 +1,15 @@
 """Commands that look: the card, the trust report, the project file, the tables, the model itself."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from taolake.cli.common import DEMO, REFUSED, ConfigArgument, Opened, RoundOption, fail, load, report_folder
+
+if TYPE_CHECKING:
+    from taolake.config import Project
 
 
 def report(
@@ -52,7 +56,7 @@ def check(
         bool, typer.Option("--reference", help="Print docs/config.md, the page of all fields.")
     ] = False,
 ) -> None:
-    """Validate a project file, without starting Spark.
+    """Validate a project file and import the functions it names, without starting Spark.
 
     \b
     taolake check conf/mine.yml
@@ -64,7 +68,23 @@ def check(
         typer.echo(page(), nl=False)
         return
     project = load(config)
+    if missing := list(_missing(project)):
+        raise fail("\n".join([f"{config} names functions that cannot be used:", *missing]))
     typer.echo(f"{config}: right. Project {project.name!r}, config hash {project.config_hash[:12]}.")
+
+
+def _missing(project: "Project") -> Iterator[str]:
+    """A line for every function that does not import."""
+    from taolake.scoring.function import load_function
+
+    fields = ("target", "tests", "reviewer")
+    named = {f"scorers.{spec.name}.{f}": getattr(spec, f, None) for spec in project.scorers for f in fields}
+    for field, target in {"prepare": project.prepare, **named}.items():
+        try:
+            if target:
+                load_function(target)
+        except ValueError as error:
+            yield f"  {field}: {error}"
 
 
 def tables(

@@ -148,8 +148,9 @@ STAGES: tuple[Stage, ...] = (
 def prepare(project: Project) -> None:
     """Let the project make its own inputs, where it says how; what exists is not made again."""
     if project.prepare:
-        module, _, name = project.prepare.partition(":")
-        getattr(importlib.import_module(module), name)(project)
+        from taolake.scoring.function import load_function
+
+        load_function(project.prepare)(project)
 
 
 def named(name: str) -> Stage:

@@ -6,7 +6,6 @@ sees are never trained on, and the prompts trained on are never seen by it. In =
 every import.
 """
 
-import importlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from taolake import lake
 from taolake.config import Project, RewardModelScorer, Source
 from taolake.curation import assessments, choices
 from taolake.curation.judged import Answer
+from taolake.scoring.function import load_function
 from taolake.stages import ingest, reactions
 from taolake.stages.fanout import Row, map_rows
 from taolake.stages.round import Outcome, Round
@@ -61,8 +61,7 @@ def _react(round_: Round) -> dict[str, Any]:
 
 
 def _ask(round_: Round, target: str) -> list[Row]:
-    module, _, name = target.partition(":")
-    reviewer: Reviewer = getattr(importlib.import_module(module), name)
+    reviewer: Reviewer = load_function(target)
     rows: list[Row] = []
     groups = _groups(round_).collect()
     with round_.progress("label", len(groups)) as bar:
