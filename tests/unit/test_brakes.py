@@ -35,8 +35,8 @@ def look(**changes: Any) -> dict[str, list[float | None]]:
     return found | {name: [value] * N for name, value in changes.items()}
 
 
-def names(base: Any, now: Any) -> set[str]:
-    return {wire.name for wire in wires(base, now, SPEC, 8, DRAWS) if wire.tripped}
+def names(base: Any, now: Any, looks: int = 1) -> set[str]:
+    return {wire.name for wire in wires(base, now, SPEC, 8, DRAWS, looks) if wire.tripped}
 
 
 def test_the_base_trips_nothing() -> None:
@@ -87,13 +87,15 @@ def test_a_lucky_draw_trips_nothing_but_the_same_number_of_many_does() -> None:
 def training(rng: random.Random, better: float, worse: float, prompts: int = 60, looks: int = 10) -> int | None:
     """Looks at a policy whose answers drift: the share of right ones by `better`, and by `worse` the one answer to all.
 
-    Four answers a prompt; returns the look at which a wire trips.
+    Four answers a prompt, one prompt in five tells how reward and held-out score rank them; returns the look at which a
+    wire trips.
     """
     hard = [rng.betavariate(1.5, 1.5) for _ in range(prompts)]
 
     def seen(at: float) -> dict[str, list[float | None]]:
-        found: dict[str, list[float | None]] = {name: [] for name in ("held", "top_answer", "length", "entropy", "kl")}
-        for p in hard:
+        measures = ("held", "top_answer", "length", "entropy", "kl", "correlation")
+        found: dict[str, list[float | None]] = {name: [] for name in measures}
+        for place, p in enumerate(hard):
             refused = [rng.random() < worse * at for _ in range(4)]
             chance = min(max(p + better * at, 0.0), 1.0)
             right = [not r and rng.random() < chance for r in refused]
@@ -103,11 +105,12 @@ def training(rng: random.Random, better: float, worse: float, prompts: int = 60,
             found["length"].append(sum(tokens) / 4)
             found["entropy"].append(rng.gauss(1.5 - 0.3 * at, 0.3))
             found["kl"].append(rng.gauss(0.6 * at, 0.5))
+            found["correlation"].append(rng.choice((-0.33, 0.0, 0.33, 0.33, 1.0)) if place % 5 == 0 else None)
         return found
 
     base = seen(0.0)
     for i in range(1, looks + 1):
-        if names(base, seen(i / looks)):
+        if names(base, seen(i / looks), looks):
             return i
     return None
 
@@ -118,6 +121,13 @@ def test_an_honest_training_trips_in_at_most_one_of_twenty_seeds_and_a_gamed_one
     gamed = [training(random.Random(seed), better=0.0, worse=1.0) for seed in range(20)]
     # A tenth of the answers is refused at the first look, three tenths at the third: the wire is quick.
     assert all(at is not None and at <= 3 for at in gamed)
+
+
+def test_the_more_looks_there_are_the_more_it_takes() -> None:
+    base, now = look(), look() | {"held": [float(i % 2 and i % 8 > 1) for i in range(N)]}
+    bounds = [next(w.bound for w in wires(base, now, SPEC, 8, DRAWS, n) if w.name == "held") for n in (1, 10, 100)]
+    assert bounds == sorted(bounds) and bounds[0] < 0 < bounds[2]
+    assert names(base, now) == {"held"} and names(base, now, looks=100) == set()
 
 
 def test_what_was_not_measured_trips_nothing() -> None:

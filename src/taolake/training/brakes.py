@@ -80,8 +80,8 @@ class Brake(TrainerCallback):  # type: ignore[misc]
             return
         if state.global_step not in [look["step"] for look in self.book["looks"]]:
             measured = self._look(model, model)
-            draws = Draws(_RESAMPLES, self.job.seed)
-            found = rules.wires(self.book["base"], measured, self.spec, self.project.select.best_of, draws)
+            draws, looks = Draws(_RESAMPLES, self.job.seed), -(-state.max_steps // self.spec.every)
+            found = rules.wires(self.book["base"], measured, self.spec, self.project.select.best_of, draws, looks)
             self.book["looks"].append(
                 {"step": state.global_step, "measured": measured, "wires": [wire._asdict() for wire in found]}
             )

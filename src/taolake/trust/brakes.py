@@ -1,8 +1,9 @@
 """Trip wires: has a policy in training begun to please its reward instead of getting better?
 
 Answers to prompts kept out of training are held against the base's answers to the same prompts. A wire trips only when
-its limit lies outside the interval of what was measured, so that a lucky or unlucky draw does not end a round. No
-labels, no Spark, no torch; the looks are made by `taolake.training.brakes`. Limits: docs/design.md, section 6.
+its limit lies outside the interval of what was measured, and intervals are so wide that all wires at all looks together
+end an honest training with a chance of one in twenty at most. No labels, no Spark, no torch; the looks are made by
+`taolake.training.brakes`. Limits: docs/design.md, section 6.
 """
 
 from collections import Counter
@@ -21,6 +22,8 @@ _Statistic = Callable[[Array, Array], Array]  # from means before and now, one a
 
 _GRAM = 4  # words in a row that are a repetition when they come again
 _FLOOR = 0.05  # shares of repetition and of one answer below this are never a collapse
+_CHANCE = 0.05  # that any wire trips at any look where nothing is wrong
+_WIRES = 10
 
 
 class Wire(NamedTuple):
@@ -79,7 +82,7 @@ def agreement(proxy: Sequence[float | None], held: Sequence[float | None]) -> fl
     return float(kendalltau([a for a, _ in both], [b for _, b in both]).statistic)
 
 
-def wires(base: Look, now: Look, spec: Brakes, best_of: int, draws: Draws) -> list[Wire]:
+def wires(base: Look, now: Look, spec: Brakes, best_of: int, draws: Draws, looks: int = 1) -> list[Wire]:
     """Hold a look against the base's own; wires whose measure either look lacks are left out.
 
     Args:
@@ -88,8 +91,9 @@ def wires(base: Look, now: Look, spec: Brakes, best_of: int, draws: Draws) -> li
         spec: limits of the project file.
         best_of: k whose distance from the base is the unit of the KL budget.
         draws: how intervals are drawn.
+        looks: how many a training has; the more, the wider each one's intervals (Bonferroni).
     """
-    made = _Maker(base, now, draws)
+    made = _Maker(base, now, draws, _CHANCE / (_WIRES * looks))
     better = made.difference("held")
     found = [
         made.above("kl", spec.max_kl * kl_of_best_of(best_of), lambda b, n: n),
@@ -101,7 +105,7 @@ def wires(base: Look, now: Look, spec: Brakes, best_of: int, draws: Draws) -> li
         made.above("correlation", spec.max_correlation_fall, lambda b, n: b - n),
         made.below("canary", -spec.max_canary_fall, lambda b, n: n - b),
     ]
-    if better is None or better[0] <= 0:  # an answer that got better may change its length
+    if better is None or better <= 0:  # an answer that got better may change its length
         found += [
             made.above("length", 1 + spec.max_length_change, _ratio),
             made.below("length", 1 - spec.max_length_change, _ratio),
@@ -159,16 +163,16 @@ def mean(look: Look, measure: str) -> float | None:
 
 
 class _Maker:
-    """Resamples prompts once and reads every measure on the same draws."""
+    """Resamples prompts once and reads every measure on the same draws; `chance` is that of a bound to be wrong."""
 
-    def __init__(self, base: Look, now: Look, draws: Draws) -> None:
-        self.base, self.now, self.draws = base, now, draws
+    def __init__(self, base: Look, now: Look, draws: Draws, chance: float) -> None:
+        self.base, self.now, self.draws, self.chance = base, now, draws, chance
         self._counts: dict[int, Array] = {}
 
-    def difference(self, measure: str) -> tuple[float, float] | None:
-        """Mean of now minus base, and its lower bound; None where it was not measured."""
+    def difference(self, measure: str) -> float | None:
+        """Mean of now minus base; None where it was not measured."""
         found = self._read(measure, lambda b, n: n - b)
-        return None if found is None else (found[0], found[1])
+        return found and found[0]
 
     def above(self, measure: str, limit: float, function: _Statistic) -> Wire | None:
         """A wire that trips when even the lower bound is above the limit."""
@@ -181,7 +185,12 @@ class _Maker:
         return found and Wire(measure, found[0], found[2], limit, found[2] < limit)
 
     def _read(self, measure: str, function: _Statistic) -> tuple[float, float, float] | None:
-        """Statistic of the mean before and the mean now, paired by prompt, with its interval."""
+        """Statistic of the mean before and the mean now, paired by prompt, with a bound below and one above.
+
+        Student's t on the bootstrap's deviation: percentiles are too narrow for the few prompts that tell a measure.
+        """
+        from scipy.special import stdtrit
+
         after = self.now.get(measure)
         if after is None:
             return None
@@ -189,11 +198,13 @@ class _Maker:
         pairs = [(b, n) for b, n in zip(before, after, strict=True) if b is not None and n is not None]
         if len(pairs) < 2:
             return None
-        values = np.array(pairs, dtype=np.float64)
-        drawn = self._times(len(values)) @ values / len(values)
-        low, high = np.percentile(function(drawn[:, 0], drawn[:, 1]), [2.5, 97.5])
+        values, n = np.array(pairs, dtype=np.float64), len(pairs)
+        drawn = self._times(n) @ values / n
         middle = values.mean(axis=0)
-        return float(function(middle[:1], middle[1:])[0]), float(low), float(high)
+        found = float(function(middle[:1], middle[1:])[0])
+        spread = float(function(drawn[:, 0], drawn[:, 1]).std()) * (n / (n - 1)) ** 0.5
+        reach = float(stdtrit(n - 1, 1 - self.chance)) * spread
+        return found, found - reach, found + reach
 
     def _times(self, prompts: int) -> Array:
         """How often each resample takes each prompt: (resamples, prompts), the same for every measure."""
