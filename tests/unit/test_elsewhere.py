@@ -1,9 +1,13 @@
 """What a training elsewhere brings home, whenever it is killed."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from taolake.config import Train
+from taolake.stages import train
 from taolake.training import elsewhere
 
 DATA, MARKS = ["adapter/weights", "checkpoint-5/weights"], ["checkpoint-5/trainer_state.json", "result.json"]
@@ -28,3 +32,9 @@ def test_what_says_that_something_is_whole_comes_last(tmp_path: Path, monkeypatc
     assert files(home) == DATA
     elsewhere.bring_home(local, home)
     assert files(home) == sorted([*DATA, *MARKS])
+
+
+def test_executors_are_not_asked_of_a_machine_without_spark() -> None:
+    asked: Any = SimpleNamespace(project=SimpleNamespace(train=Train(executors=True, processes=2)))
+    with pytest.raises(ValueError, match=r"^train\.executors is true, .* set it to false"):
+        train.hand_over(asked)

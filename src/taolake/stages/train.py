@@ -38,9 +38,14 @@ def hand_over(round_: Round) -> Outcome:
     """Write this round's training down for a machine without Spark; `train` then finds it done.
 
     Raises:
-        ValueError: it scores answers while it trains, which needs the round's scorers at hand.
+        ValueError: it scores answers while it trains, which needs the round's scorers at hand; or wants executors.
     """
     project = round_.project
+    if project.train.executors:
+        raise ValueError(
+            "train.executors is true, and a machine without Spark has none: set it to false, or leave "
+            "train_on_ai_runtime out of the bundle"
+        )
     job, seen = _job(round_)
     if job.project is not None:
         raise ValueError(
