@@ -5,7 +5,7 @@
 Per seed: another labelled share, another base, one round of `conf/geoquery.yml` through the real stages, and a second
 fine-tuning on the same logged prompts with their labels, which TAO does not get. The seeds share the test questions:
 pooled intervals resample questions, each with its mean over seeds, so they hold for these seeds. Not a comparison with
-published parsers: the base has a million parameters and has seen 192 questions.
+published parsers: the base has a million parameters and has seen 192 questions and those of a grammar.
 """
 
 import json
