@@ -164,10 +164,8 @@ def _of(d: _Draw) -> tuple[str, str]:
 
 def _most(d: _Draw) -> tuple[str, str]:
     asked = d.pick("most")
-    states, most = (
-        d.states(asked.get("sets", ("one", "many", "all"))),
-        d.rng.choice([m for m in ("MAX", "MIN") if m in asked]),
-    )
+    states = d.states(asked.get("sets", ("one", "many", "all")))
+    most = d.rng.choice([extreme for extreme in ("MAX", "MIN") if extreme in asked])
     table, measure, key = asked["table"], asked["measure"], asked["key"]
     sql = d.select(asked["select"], table, lambda a: d.extreme(a, table, measure, most, states, key))
     return d.say(asked["ask"], most=d.say(asked[most]), of=d.called(states)), sql

@@ -1,8 +1,8 @@
 """Trip wires: has a policy in training begun to please its reward instead of getting better?
 
 Answers to prompts kept out of training are held against the base's answers to the same prompts. A wire trips only when
-its limit lies outside the interval of what was measured, and intervals are so wide that all wires at all looks together
-end an honest training with a chance of one in twenty at most. No labels, no Spark, no torch; the looks are made by
+its limit lies outside the interval of what was measured, and the interval is one for all wires and looks of a training
+together, so that a lucky or unlucky draw does not end it. No labels, no Spark, no torch; the looks are made by
 `taolake.training.brakes`. Limits: docs/design.md, section 6.
 """
 
@@ -23,7 +23,7 @@ _Statistic = Callable[[Array, Array], Array]  # from means before and now, one a
 _GRAM = 4  # words in a row that are a repetition when they come again
 _FLOOR = 0.05  # shares of repetition and of one answer below this are never a collapse
 _CHANCE = 0.05  # that any wire trips at any look where nothing is wrong
-_WIRES = 10
+_WIRES = 10  # with the two sides of length
 
 
 class Wire(NamedTuple):
