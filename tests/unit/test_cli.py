@@ -68,6 +68,17 @@ def test_check_says_what_is_wrong(tmp_path: Path) -> None:
     assert "did you mean 'seed'?" in said.stderr
 
 
+def test_check_says_what_a_module_raises_when_it_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine_broken.py").write_text("def numbers(:\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = (ROOT / "conf" / "filings.yml").read_text(encoding="utf-8")
+    path = tmp_path / "mine.yml"
+    path.write_text(text.replace("taolake.demo.filings_checks:numbers", "mine_broken:numbers"))
+    said = run("check", str(path))
+    assert said.exit_code == 2
+    assert "scorers.numbers.target: got SyntaxError from importing 'mine_broken:numbers'" in said.stderr
+
+
 def test_of_the_template_check_asks_for_the_functions_alone() -> None:
     said = run("check", "conf/template.yml")
     assert said.exit_code == 2

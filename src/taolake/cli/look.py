@@ -85,6 +85,8 @@ def _missing(project: "Project") -> Iterator[str]:
                 load_function(target)
         except ValueError as error:
             yield f"  {field}: {error}"
+        except Exception as error:  # the user's module, while it is imported
+            yield f"  {field}: got {type(error).__name__} from importing {target!r}: {error}"
 
 
 def tables(
