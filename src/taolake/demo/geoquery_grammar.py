@@ -1,8 +1,8 @@
 """Questions about United States geography with their SQL, drawn from a small grammar: more for the base to learn from.
 
 Sets of states nest ("the states bordering the state with capital austin"), and what can be asked is asked of every set.
-The words are in `geoquery_grammar.toml`. Written with train and dev questions of GeoQuery in view and in the form of its
-queries, so that the two corpora teach one language; the test questions were not looked at.
+The words are in `geoquery_grammar.toml`. Written with train and dev questions of GeoQuery in view and in the form of
+its queries, so that the two corpora teach one language; the test questions were not looked at.
 """
 
 import random
