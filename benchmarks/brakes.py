@@ -3,9 +3,9 @@
 Rounds on the questions about documents, from the same stored answers, with the reward replaced by one that pays for
 being short, for a word, for refusing, or for repeating the question; trust and the floor of diversity, which would
 refuse them earlier, are off. What the brakes hold against the reward is a scorer that orders a right and a wrong
-answer rightly four times in five. A discarded round leaves the base in place. The honest reward is the example's own,
-trained on with twenty seeds of the trainer. What is not measured: rewards that are gamed in ways the held-out scorer
-shares; other bases.
+answer rightly four times in five. A discarded round leaves the base in place. Accuracy is greedy; that of sampled
+answers is reported beside it. The honest reward is the example's own, trained on with twenty seeds of the trainer.
+What is not measured: rewards that are gamed in ways the held-out scorer shares; other bases.
 """
 
 import dataclasses
@@ -130,15 +130,14 @@ def round_of(spark: Any, number: int, reward: str | None) -> Round:
 
 
 def outcome(round_: Round) -> dict[str, Any]:
-    """Whether it was discarded, the wires that tripped, and the accuracy that what came out has lost."""
+    """Whether it was discarded, the wires that tripped, and the accuracy lost: greedy, and of a sampled answer."""
     trips = read_trips(job_folder(round_))
     names = sorted({name for trip in trips for name in trip["tripped"]})
     if round_.records()["train"].state != "done":
-        return {"discarded": 1.0, "trips": len(trips), "wires": names, "lost": 0.0}
+        return {"discarded": 1.0, "trips": len(trips), "wires": names, "lost": 0.0, "lost_sampled": 0.0}
     found, verdict = round_.done("evaluate").detail, round_.done("gate").detail
-    base, tuned = (gate.measured(round_, found["evaluation"], found[who])["greedy"] for who in ("base", "tuned"))
-    prompts = sorted(base.keys() & tuned.keys())
-    gain = paired_gain([base[p] for p in prompts], [tuned[p] for p in prompts], 2000, 0)
+    base, tuned = (gate.measured(round_, found["evaluation"], found[who]) for who in ("base", "tuned"))
+    gain, sampled = (paired_gain(*paired(base[how], tuned[how]), 2000, 0) for how in ("greedy", "pass_at_1"))
     return {
         "discarded": 0.0,
         "trips": len(trips),
@@ -146,8 +145,15 @@ def outcome(round_: Round) -> dict[str, Any]:
         "lost": -gain.mean,
         "lost_low": -gain.high,
         "lost_high": -gain.low,
+        "lost_sampled": -sampled.mean,
         "promoted": float(verdict["promoted"]),
     }
+
+
+def paired(before: dict[str, float], after: dict[str, float]) -> tuple[list[float], list[float]]:
+    """The values of the prompts that both have, in one order."""
+    prompts = sorted(before.keys() & after.keys())
+    return [before[p] for p in prompts], [after[p] for p in prompts]
 
 
 def tripped_with(job: TrainJob, seed: int) -> list[str]:

@@ -85,15 +85,18 @@ def test_of_the_template_check_asks_for_the_functions_alone() -> None:
     assert [line.split()[0] for line in said.stderr.splitlines()[1:]] == ["scorers.polite.target:"]
 
 
-def test_check_names_every_function_that_does_not_import(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [["check"], ["run"], ["stage", "ingest"], ["flywheel"]])
+def test_every_function_that_does_not_import_is_named_before_anything_is_made(
+    command: list[str], tmp_path: Path
+) -> None:
     text = (ROOT / "conf" / "filings.yml").read_text(encoding="utf-8")
     path = tmp_path / "mine.yml"
     path.write_text(text.replace("checks:numbers", "checks:numerals").replace("filings:prepare", "nowhere:prepare"))
-    said = run("check", str(path))
+    said = run(*command, str(path))
     assert said.exit_code == 2
     assert said.stdout == ""
     first, *others = said.stderr.splitlines()
-    assert first == f"taolake: {path} names functions that cannot be used:"
+    assert first == f"taolake: {path}: the project names functions that cannot be used:"
     assert [line.split(": got function ")[0].strip() for line in others] == ["prepare", "scorers.numbers.target"]
     assert all("wanted one that imports" in line for line in others)
 

@@ -10,6 +10,8 @@ from taolake.config import Project
 from taolake.stages import fingerprints
 from tests.e2e.toy import project_of
 
+RATE = {"learning_rate": 0.125}
+
 
 def project(*scorers: dict[str, Any]) -> Project:
     paid = {"kind": "regex", "name": "paid", "pattern": "a"}
@@ -54,6 +56,22 @@ def test_a_round_goes_on_where_the_same_function_lies_elsewhere(
             importlib.invalidate_caches()
             found.append(fingerprints(made))
     assert found[0] == found[1] != fingerprints(made)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "retrained_by"),
+    [("tao", {"warmup", "oapl"}), ("rft", {"warmup"}), ("dpo", {"dpo"}), ("bond", {"bond"})],
+)
+def test_only_the_settings_of_the_algorithm_at_work_train_anew(algorithm: str, retrained_by: set[str]) -> None:
+    raw = project().model_dump(mode="json", by_alias=True)
+    train = raw["train"] | {"algorithm": algorithm}
+
+    def prints(**sections: Any) -> dict[str, str]:
+        return fingerprints(Project.model_validate(raw | {"train": train | sections}))
+
+    found = {name for name in ("warmup", "oapl", "bond", "dpo", "kto") if prints() != prints(**{name: RATE})}
+    assert found == retrained_by
+    assert changed(prints(), prints(lora={"rank": 3}))[0] == "train"
 
 
 def test_a_function_that_is_not_there_is_for_its_stage_to_report() -> None:

@@ -33,6 +33,18 @@ def load(config: Path) -> "Project":
         raise fail(str(error)) from None
 
 
+def load_usable(config: Path) -> "Project":
+    """Read a project file that is to be run: the functions it names are imported too, or the command ends."""
+    from taolake.scoring.function import require
+
+    project = load(config)
+    try:
+        require(project.functions)
+    except ValueError as error:
+        raise fail(f"{config}: {error}") from None
+    return project
+
+
 def fail(text: str) -> typer.Exit:
     """Say what is wrong with the call; the exit code is 2."""
     typer.echo(f"taolake: {text}", err=True)

@@ -1,15 +1,21 @@
 """Commands that look: the card, the trust report, the project file, the tables, the model itself."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from taolake.cli.common import DEMO, REFUSED, ConfigArgument, Opened, RoundOption, fail, load, report_folder
-
-if TYPE_CHECKING:
-    from taolake.config import Project
+from taolake.cli.common import (
+    DEMO,
+    REFUSED,
+    ConfigArgument,
+    Opened,
+    RoundOption,
+    fail,
+    load,
+    load_usable,
+    report_folder,
+)
 
 
 def report(
@@ -67,26 +73,8 @@ def check(
 
         typer.echo(page(), nl=False)
         return
-    project = load(config)
-    if missing := list(_missing(project)):
-        raise fail("\n".join([f"{config} names functions that cannot be used:", *missing]))
+    project = load_usable(config)
     typer.echo(f"{config}: right. Project {project.name!r}, config hash {project.config_hash[:12]}.")
-
-
-def _missing(project: "Project") -> Iterator[str]:
-    """A line for every function that does not import."""
-    from taolake.scoring.function import load_function
-
-    fields = ("target", "tests", "reviewer")
-    named = {f"scorers.{spec.name}.{f}": getattr(spec, f, None) for spec in project.scorers for f in fields}
-    for field, target in {"prepare": project.prepare, **named}.items():
-        try:
-            if target:
-                load_function(target)
-        except ValueError as error:
-            yield f"  {field}: {error}"
-        except Exception as error:  # the user's module, while it is imported
-            yield f"  {field}: got {type(error).__name__} from importing {target!r}: {error}"
 
 
 def tables(

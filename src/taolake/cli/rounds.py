@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from taolake.cli.common import DEMO, ConfigArgument, Opened, RoundOption, brief, fail, load, report_folder, say
+from taolake.cli.common import (
+    DEMO,
+    ConfigArgument,
+    Opened,
+    RoundOption,
+    brief,
+    fail,
+    load,
+    load_usable,
+    report_folder,
+    say,
+)
 
 if TYPE_CHECKING:
     from taolake.config import Project
@@ -24,7 +35,7 @@ def demo(
     taolake demo
     taolake demo --fresh
     """
-    project = load(config)
+    project = load_usable(config)
     if fresh:
         import shutil
 
@@ -40,7 +51,7 @@ def run(config: ConfigArgument = Path(DEMO), round_: RoundOption = 1) -> None:
     taolake run conf/mine.yml
     taolake run conf/mine.yml --round 2
     """
-    run_round(load(config), round_, config)
+    run_round(load_usable(config), round_, config)
 
 
 def stage(
@@ -65,7 +76,7 @@ def stage(
         wanted = stages.named(name)
     except ValueError as error:
         raise fail(str(error)) from None
-    project = load(config)
+    project = load_usable(config)
     stages.prepare(project)
     base.begin(project, round_)
     with Opened(project, round_) as opened:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from taolake.cli.common import DEMO, ConfigArgument, Opened, brief, load, report_folder, say
+from taolake.cli.common import DEMO, ConfigArgument, Opened, brief, load, load_usable, report_folder, say
 
 
 def monitor(
@@ -62,7 +62,7 @@ def flywheel(
     from taolake.stages import trigger
     from taolake.stages.collect import collect
 
-    project = load(config)
+    project = load_usable(config)
     with Opened(project, 1) as opened:
         if not plan:
             say("collect", collect(opened).detail, True)

@@ -61,6 +61,15 @@ class Project(Section):
         None, description="Function `f(project)` that makes the inputs before a round, as the embedded example does."
     )
 
+    @property
+    def functions(self) -> dict[str, str]:
+        """Import paths that the project names, by field."""
+        fields = ("target", "tests", "reviewer")
+        named = {
+            f"scorers.{spec.name}.{field}": getattr(spec, field, None) for spec in self.scorers for field in fields
+        }
+        return {field: target for field, target in {"prepare": self.prepare, **named}.items() if target}
+
     @model_validator(mode="after")
     def _names_resolve(self) -> Self:
         names = [s.name for s in self.scorers]

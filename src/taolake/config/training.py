@@ -1,6 +1,6 @@
 """Sections of the project file: what the trainer sees, and how it trains."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -8,6 +8,7 @@ from taolake.config.base import Name, Section, Share
 
 _SHARED = ("tao", "rft", "bond")  # whose steps were seen to be the same from one process and from two
 Algorithm = Literal["tao", "rft", "dpo", "kto", "bond", "grpo", "rloo"]
+_SECTIONS: dict[str, tuple[str, ...]] = {"tao": ("warmup", "oapl"), "rft": ("warmup",)}  # others: of their own name
 
 
 class Labels(Section):
@@ -232,6 +233,13 @@ class Train(Section):
         if self.batch_size % self.processes:
             raise ValueError(f"train.batch_size {self.batch_size} is no multiple of train.processes {self.processes}")
         return self
+
+    @property
+    def used(self) -> dict[str, Any]:
+        """The settings as JSON without those of other algorithms, which train nothing here."""
+        own = _SECTIONS.get(self.algorithm, (self.algorithm,))
+        others = {*get_args(Algorithm), *(name for names in _SECTIONS.values() for name in names)}
+        return self.model_dump(mode="json", exclude=(others & type(self).model_fields.keys()) - set(own))
 
     @property
     def online(self) -> bool:

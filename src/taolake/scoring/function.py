@@ -6,7 +6,7 @@ Trusted code: it comes with the project, runs in this process, and is not limite
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -77,6 +77,26 @@ def load_function(target: str) -> Callable[..., Any]:
     if not callable(function):
         raise ValueError(f"got {target!r}, a {type(function).__name__}, wanted a function")
     return function  # type: ignore[no-any-return]
+
+
+def require(functions: Mapping[str, str]) -> None:
+    """Import functions by import path, under the names of the fields that ask for them.
+
+    Raises:
+        ValueError: with a line for each that cannot be used.
+    """
+    if missing := list(_missing(functions)):
+        raise ValueError("\n".join(["the project names functions that cannot be used:", *missing]))
+
+
+def _missing(functions: Mapping[str, str]) -> Iterator[str]:
+    for field, target in functions.items():
+        try:
+            load_function(target)
+        except ValueError as error:
+            yield f"  {field}: {error}"
+        except Exception as error:  # the user's module, while it is imported
+            yield f"  {field}: got {type(error).__name__} from importing {target!r}: {error}"
 
 
 def source_of(target: str) -> Path:

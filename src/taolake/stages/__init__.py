@@ -127,7 +127,7 @@ STAGES: tuple[Stage, ...] = (
         "the winners go into the weights",
         (lake.SELECTIONS,),
         lake.ROUNDS,
-        ("train", "model"),
+        ("train.used", "model"),
         lambda p: [other.project for other in p.train.others],
     ),
     Stage(
@@ -146,10 +146,15 @@ STAGES: tuple[Stage, ...] = (
 
 
 def prepare(project: Project) -> None:
-    """Let the project make its own inputs, where it says how; what exists is not made again."""
-    if project.prepare:
-        from taolake.scoring.function import load_function
+    """Let the project make its own inputs, where it says how; what exists is not made again.
 
+    Raises:
+        ValueError: it names functions that cannot be used; a later stage would have asked for them after hours.
+    """
+    from taolake.scoring.function import load_function, require
+
+    require(project.functions)
+    if project.prepare:
         load_function(project.prepare)(project)
 
 

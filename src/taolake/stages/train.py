@@ -72,7 +72,7 @@ def _job(round_: Round) -> tuple[TrainJob, Any]:
         base=round_.base_folder,
         rows=str(rows),
         out=str(folder),
-        settings=project.train.model_dump(mode="json"),
+        settings=project.train.used,
         seed=project.seed,
         max_length=project.model.max_model_len,
         dtype=project.model.dtype,
