@@ -67,7 +67,9 @@ class Warmup(Section):
     """Rejection fine-tuning: weighted imitation of winners, before `tao`'s regression or alone as `rft`."""
 
     when: Literal["auto", "always", "never"] = Field(
-        "auto", description="`auto`: when under 90 % of candidates pass the verifiers or stream B wins over 30 %."
+        "auto",
+        description="`auto`: when there are winners, and under 90 % of candidates pass the verifiers or stream B wins "
+        "over 30 %.",
     )
     epochs: float = Field(1, gt=0, description="Passes over the imitation rows.")
     learning_rate: float = Field(1e-4, gt=0, description="Peak learning rate.")

@@ -76,18 +76,18 @@ def _job(round_: Round) -> tuple[TrainJob, Any]:
         seed=project.seed,
         max_length=project.model.max_model_len,
         dtype=project.model.dtype,
-        warmup=_warm_up(round_, picked),
+        warmup=_warm_up(round_, picked, "imitate" in table["kind"].to_pylist()),
         project=project.model_dump(mode="json", by_alias=True) if scored else None,
         reward_model=_reward_model(round_) if scored else None,
     )
     return job, seen
 
 
-def _warm_up(round_: Round, picked: dict[str, Any]) -> bool:
-    """Imitate first when many candidates fail the verifiers, other strategies win often, or there are labels."""
+def _warm_up(round_: Round, picked: dict[str, Any], winners: bool) -> bool:
+    """Imitate winners first when many candidates fail verifiers, other strategies win often, or labels are there."""
     when = round_.project.train.warmup.when
     needed = picked["pass_rate"] < 0.9 or picked["stream_b_wins"] > 0.3 or round_.project.select.labels is not None
-    return when == "always" or (when == "auto" and needed)
+    return when == "always" or (when == "auto" and needed and winners)
 
 
 def _reward_model(round_: Round) -> str | None:

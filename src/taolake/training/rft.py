@@ -50,7 +50,10 @@ def imitate(job: TrainJob, tokenizer: Any, watched: bool = False) -> tuple[Any, 
     examples = [example(tokenizer, row) for row in rows]
     kept = [e for e in examples if len(e["input_ids"]) <= job.max_length]
     if not kept:
-        raise ValueError(f"{job.rows} has {len(rows)} `imitate` rows and none fits {job.max_length} tokens, wanted one")
+        raise ValueError(
+            f"got {len(rows)} winners to imitate and none of up to {job.max_length} tokens, wanted one: lower "
+            "select.min_reward, or raise model.max_model_len"
+        )
     spec, train = job.settings["warmup"], job.settings
     shared = setup.arguments(job, "warmup", spec["learning_rate"], train["batch_size"], train["micro_batch_size"])
     config = SFTConfig(**shared, num_train_epochs=spec["epochs"], max_length=None)
