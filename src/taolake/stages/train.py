@@ -3,10 +3,12 @@
 The algorithms are in `taolake.training`; the result's location and content hash are recorded in `rounds`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from taolake import databricks
+from taolake.config import Project
 from taolake.stages import fingerprints, together
 from taolake.stages.reward_model import train_reward_model
 from taolake.stages.round import Outcome, Round, policy
@@ -76,17 +78,17 @@ def _job(round_: Round) -> tuple[TrainJob, Any]:
         seed=project.seed,
         max_length=project.model.max_model_len,
         dtype=project.model.dtype,
-        warmup=_warm_up(round_, picked, "imitate" in table["kind"].to_pylist()),
+        warmup=warms_up(project, picked, "imitate" in table["kind"].to_pylist()),
         project=project.model_dump(mode="json", by_alias=True) if scored else None,
         reward_model=_reward_model(round_) if scored else None,
     )
     return job, seen
 
 
-def _warm_up(round_: Round, picked: dict[str, Any], winners: bool) -> bool:
+def warms_up(project: Project, picked: Mapping[str, Any], winners: bool) -> bool:
     """Imitate winners first when many candidates fail verifiers, other strategies win often, or labels are there."""
-    when = round_.project.train.warmup.when
-    needed = picked["pass_rate"] < 0.9 or picked["stream_b_wins"] > 0.3 or round_.project.select.labels is not None
+    when = project.train.warmup.when
+    needed = picked["pass_rate"] < 0.9 or picked["stream_b_wins"] > 0.3 or project.select.labels is not None
     return when == "always" or (when == "auto" and needed and winners)
 
 
