@@ -3,16 +3,19 @@
 import math
 import random
 from collections import Counter
+from collections.abc import Callable
 from itertools import islice
+from statistics import fmean, pstdev
 from typing import Any
 
+import numpy as np
 import pytest
 
 from taolake.config import Budget, Generate
 from taolake.selection.budget import Prior, Seen, gain, good, prior, settled, wave
 
 SPEC = Budget(tokens=1000, scorer="x")
-EVEN = Prior(1.0, 1.0, 0.3)
+EVEN = Prior(1.0, 1.0)
 
 
 def seen(*values: float, cost: float = 10.0) -> Seen:
@@ -26,7 +29,7 @@ def beta_mean(a: float, b: float, function: Any, steps: int = 20_000) -> float:
     return math.fsum(w * function(p) for w, p in zip(weights, points, strict=True)) / math.fsum(weights)
 
 
-@pytest.mark.parametrize("start", [EVEN, Prior(2.5, 1.5, 0.3)])
+@pytest.mark.parametrize("start", [EVEN, Prior(2.5, 1.5)])
 @pytest.mark.parametrize("more", [1, 4])
 def test_gain_is_the_chance_to_see_what_is_missing(start: Prior, more: int) -> None:
     hopeful, easy = seen(0, 0, 0, 0), seen(1, 1, 1)
@@ -40,13 +43,32 @@ def test_gain_is_the_chance_to_see_what_is_missing(start: Prior, more: int) -> N
     assert gain(seen(1, 0, 0), more, start, 1.0) == pytest.approx(second / 2, abs=1e-4)
 
 
-def test_graded_answers_gain_what_the_best_is_expected_to_rise() -> None:
-    """Blom's values for 4, 8, 16 answers; the spread is the prompt's own, drawn towards the common one."""
-    values = (0.2, 0.4, 0.6, 0.8)
-    spread = math.sqrt((4 * 0.05 + 2 * 0.3**2) / 6)
-    assert gain(Seen(values, 4, 1.0), 4, EVEN, 0.25) == pytest.approx(spread * (1.4342 - 1.0491), abs=2e-3)
-    wide, narrow = (gain(seen(*v), 4, EVEN, 0.25) for v in ((0.1, 0.9, 0.5), (0.49, 0.51, 0.5)))
-    assert wide > 1.5 * narrow > 0
+def test_graded_answers_gain_what_a_new_best_one_adds_times_its_chance() -> None:
+    start = Prior(1.0, 1.0, (0.5, 0.1, 2.0, -0.6))
+    adds = 0.5 + 0.1 * 0.5 + 2.0 * math.sqrt(0.05) - 0.6 * 0.8
+    assert gain(seen(0.2, 0.4, 0.6, 0.8), 3, start, 0.25) == pytest.approx(adds * (1 / 5 + 1 / 6 + 1 / 7))
+    assert 0 < gain(seen(0.9, 0.9), 4, Prior(1.0, 1.0, (0.0, 0.0, 0.0, -1.0)), 0.25) < 1e-5
+    assert gain(Seen((), 4, 40.0), 1, start, 0.25) == 0.5  # answers that could not be scored tell nothing
+
+
+def test_what_a_new_best_answer_adds_is_learnt_from_every_answer_left_out() -> None:
+    """Against least squares over all that was left out, written down at length."""
+    rng = random.Random(5)
+    told = [seen(*(rng.random() for _ in range(rng.randint(1, 9)))) for _ in range(50)]
+    shapes, rises = [], []
+    for values in (s.values for s in told if len(s.values) > 2):
+        for i, value in enumerate(values):
+            others = values[:i] + values[i + 1 :]
+            shapes.append([x / len(values) for x in (1.0, fmean(others), pstdev(others), max(others))])
+            rises.append(max(value - max(others), 0.0))
+    assert prior(told).rise == pytest.approx(np.linalg.lstsq(np.array(shapes), np.array(rises), rcond=None)[0].tolist())
+
+
+def test_the_rise_is_even_until_there_is_something_to_learn_from_and_none_of_right_and_wrong() -> None:
+    assert prior([seen(0.5, 0.2, 0.4)]).rise == (1.0, 0.0, 0.0, 0.0)
+    assert prior([seen(1, 0, 0)] * 50).rise == ()
+    level = prior([seen(0.4, 0.4, 0.4, 0.4)] * 50)
+    assert gain(seen(0.4, 0.4, 0.4), 1, level, 0.25) < 1e-5
 
 
 def test_the_prior_finds_how_far_prompts_differ() -> None:
@@ -60,7 +82,7 @@ def test_the_prior_finds_how_far_prompts_differ() -> None:
         found = prior(drawn(a, b))
         assert found.good / (found.good + found.bad) == pytest.approx(a / (a + b), abs=0.02)
         assert found.good + found.bad == pytest.approx(max(a + b, 1.0), rel=0.2)
-    assert prior([]) == prior([seen(1.0)])._replace(spread=0.5) == Prior(1.0, 1.0, 0.5)
+    assert prior([]) == prior([seen(1.0)]) == Prior(1.0, 1.0)
     assert prior([seen(1, 1), seen(1, 1)]).bad > 0  # no prompt is certain
 
 
@@ -112,14 +134,17 @@ def test_the_budget_is_never_passed(seed: int) -> None:
     assert waves > 0 or spec.tokens < most
 
 
-def spent(adaptive: bool, rng: random.Random, skill: list[float], total: int) -> float:
+Draw = Callable[[int], float]  # prompt -> the value of one answer to it
+
+
+def spent(adaptive: bool, draw: Draw, prompts: int, total: int) -> float:
     """Mean best value when `total` answers of one token are given out, evenly or in waves."""
     spec = Budget(tokens=total, scorer="x")
-    state = {str(i): Seen((), 0, 0.0) for i in range(len(skill))}
-    even = dict.fromkeys(state, total // len(skill))
+    state = {str(i): Seen((), 0, 0.0) for i in range(prompts)}
+    even = dict.fromkeys(state, total // prompts)
     while given := (wave(state, spec, total - sum(s.cost for s in state.values()), 1) if adaptive else even):
         for name, count in given.items():
-            told = tuple(float(rng.random() < skill[int(name)]) for _ in range(count))
+            told = tuple(draw(int(name)) for _ in range(count))
             state[name] = Seen(state[name].values + told, state[name].asked + count, state[name].cost + count)
         even = {}
     return sum(max(s.values, default=0.0) for s in state.values()) / len(state)
@@ -128,7 +153,32 @@ def spent(adaptive: bool, rng: random.Random, skill: list[float], total: int) ->
 def test_where_prompts_differ_waves_find_more_winners_for_the_same_money() -> None:
     rng = random.Random(11)
     skill = [rng.choice([0.95, 0.9, 0.08, 0.05]) for _ in range(1000)]
-    assert spent(True, rng, skill, 8000) > spent(False, rng, skill, 8000) + 0.03
+
+    def draw(prompt: int) -> float:
+        return float(rng.random() < skill[prompt])
+
+    assert spent(True, draw, 1000, 8000) > spent(False, draw, 1000, 8000) + 0.03
+
+
+def test_where_a_few_answers_stand_out_waves_look_for_them_where_none_was_seen() -> None:
+    """Most answers to a prompt are worth the same, and one in eight a quarter more: having seen it, nothing is left."""
+    rng = random.Random(12)
+    usual = [rng.uniform(0.3, 0.6) for _ in range(400)]
+
+    def draw(prompt: int) -> float:
+        return usual[prompt] + 0.25 * (rng.random() < 0.125)
+
+    assert spent(True, draw, 400, 3200) > spent(False, draw, 400, 3200) + 0.03
+
+
+def test_where_answers_spread_differently_waves_ask_where_they_spread_far() -> None:
+    rng = random.Random(13)
+    spread = [rng.choice([0.01, 0.15]) for _ in range(400)]
+
+    def draw(prompt: int) -> float:
+        return min(max(rng.gauss(0.5, spread[prompt]), 0.001), 0.999)
+
+    assert spent(True, draw, 400, 3200) > spent(False, draw, 400, 3200) + 0.01
 
 
 def test_whose_turn_it_is_takes_nothing_back() -> None:

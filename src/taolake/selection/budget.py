@@ -2,19 +2,26 @@
 
 Pure: what prompts have shown so far in, how many answers each gets next out. A prompt's chance of a good answer has a
 beta prior fitted on all prompts (empirical Bayes), so a prompt of four failures is hopeless in an easy task and merely
-unlucky in a hard one. Every answer is reserved at the most it can cost, which is why the budget holds whatever the
-model writes. Formulas: docs/design.md, section 6. Idea: arXiv 2410.04707, whose predictor is learnt and not this one.
+unlucky in a hard one; where answers have grades, what one more brings is learnt from all prompts. Every answer is
+reserved at the most it can cost, which is why the budget holds whatever the model writes. Formulas: docs/design.md,
+section 6. Idea: arXiv 2410.04707, whose predictor reads the prompt's text; these read what it has shown.
 """
 
 import heapq
 import math
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist, fmean, pvariance
+from statistics import fmean, pvariance
 from typing import NamedTuple
+
+import numpy as np
 
 from taolake.config import Budget
 
 _WANTED = 2  # good and bad answers after which a prompt has shown both sides
+_ENOUGH = 20  # answers left out in turn, from which what one more brings can be learnt
+_MOST = 10_000  # prompts it is learnt from, of more every second, third, ...
+_EVEN = (1.0, 0.0, 0.0, 0.0)  # until then: a prompt is worth the more the less it was asked
+_LEAST = 1e-6  # what is expected to bring nothing comes last, and is not left out
 
 
 class Seen(NamedTuple):
@@ -26,11 +33,12 @@ class Seen(NamedTuple):
 
 
 class Prior(NamedTuple):
-    """Beta prior of a prompt's share of good answers, and how far a prompt's answers spread in value."""
+    """What all prompts say of one: the beta prior of its share of good answers and, where answers have grades, the
+    weights of 1, mean, deviation and best in what a new best answer adds; none where they are right or wrong."""
 
     good: float
     bad: float
-    spread: float
+    rise: tuple[float, ...] = ()
 
 
 def prior(seen: Sequence[Seen]) -> Prior:
@@ -39,16 +47,38 @@ def prior(seen: Sequence[Seen]) -> Prior:
     With fewer than two scored prompts it is the even prior of two answers.
     """
     told = [s for s in seen if s.values]
-    spread = math.sqrt(fmean(pvariance(s.values) for s in told)) if told else 0.5
+    rise = _learnt(told) if any(0 < value < 1 for s in told for value in s.values) else ()
     if len(told) < 2:
-        return Prior(1.0, 1.0, max(spread, 1e-3))
+        return Prior(1.0, 1.0, rise)
     shares = [good(s) / len(s.values) for s in told]
     mean = min(max(fmean(shares), 0.01), 0.99)
     # The shares' variance is between + (mean (1 - mean) - between) / n: prompts differ, and n answers are few.
     few = fmean(1 / len(s.values) for s in told)
     between = max((pvariance(shares) - mean * (1 - mean) * few) / max(1 - few, few), 1e-9)
     weight = min(max(mean * (1 - mean) / between - 1, 1.0), 100.0)
-    return Prior(mean * weight, (1 - mean) * weight, max(spread, 1e-3))
+    return Prior(mean * weight, (1 - mean) * weight, rise)
+
+
+def _learnt(told: Sequence[Seen]) -> tuple[float, ...]:
+    """Least squares over every answer, left out of its prompt: what it adds to the best of the others, by their shape.
+
+    An answer drawn after n others is the best of them with chance 1 / (n + 1), whatever their distribution; the weights
+    say what it adds then.
+    """
+    shapes, rises = list[list[float]](), list[float]()
+    for values in (s.values for s in told[:: 1 + len(told) // _MOST] if len(s.values) > 2):
+        top, second = sorted(values)[-1:-3:-1]
+        total, squares, others = sum(values), sum(v * v for v in values), len(values) - 1
+        for value in values:
+            mean = (total - value) / others
+            deviation = math.sqrt(max((squares - value * value) / others - mean * mean, 0.0))
+            best = second if value == top else top
+            shapes.append([x / (others + 1) for x in (1.0, mean, deviation, best)])
+            rises.append(max(value - best, 0.0))
+    if len(rises) < _ENOUGH:
+        return _EVEN
+    found: list[float] = np.linalg.lstsq(np.array(shapes), np.array(rises), rcond=None)[0].tolist()
+    return tuple(found)
 
 
 def good(seen: Seen) -> int:
@@ -61,14 +91,14 @@ def gain(seen: Seen, more: int, start: Prior, contrast: float) -> float:
 
     Where answers are right or wrong: the chance to see a good one, or `contrast` times that of a bad one, whichever is
     more, each halved for a second of its kind; a good one gets selected, a bad one is what it is held against.
-    Otherwise: how much the best of the prompt's answers is expected to rise, spread * (e(n + more) - e(n)), with e(n)
-    the expected largest of n normal values (Blom).
+    Where they have grades: the chance that each of them is the best so far, 1 / (n + 1) and falling, times what the
+    weights of `start` say that it adds then.
     """
-    if any(0 < value < 1 for value in seen.values):
+    if start.rise:
         n = len(seen.values)
-        # The prompt's own variance, drawn towards that of all prompts by two answers' weight.
-        spread = math.sqrt((n * pvariance(seen.values) + 2 * start.spread**2) / (n + 2))
-        return spread * (_largest(n + more) - _largest(n))
+        shape = (1.0, fmean(seen.values), math.sqrt(pvariance(seen.values)), max(seen.values)) if n else _EVEN
+        adds = max(sum(w * x for w, x in zip(start.rise, shape, strict=True)), _LEAST)
+        return adds * sum(1 / (n + 1 + i) for i in range(more))
     right = good(seen)
     wrong = len(seen.values) - right
     a, b = start.good + right, start.bad + wrong
@@ -156,8 +186,3 @@ def _typical(seen: Mapping[str, Seen], most: float) -> float:
 def _none(a: float, b: float, more: int) -> float:
     """Chance that none of `more` draws is of the kind whose share is Beta(a, b): B(a, b + more) / B(a, b)."""
     return math.exp(math.lgamma(b + more) - math.lgamma(b) + math.lgamma(a + b) - math.lgamma(a + b + more))
-
-
-def _largest(n: int) -> float:
-    """Blom's approximation to the expected largest of n standard normal values."""
-    return NormalDist().inv_cdf((n - 0.375) / (n + 0.25)) if n > 0 else 0.0
