@@ -128,7 +128,7 @@ def wave(seen: Mapping[str, Seen], spec: Budget, left: float, most: float) -> di
     Returns:
         Answers by prompt id, best gain by cost first; their cost is at most `left`.
     """
-    start = prior(list(seen.values()))
+    start = prior([seen[name] for name in sorted(seen)])  # in one order: sums of floats depend on it
     typical = _typical(seen, most)
     open_ = {name: s for name, s in seen.items() if not settled(s, spec)}
     costs = {name: s.cost / s.asked if s.cost else typical for name, s in open_.items()}
