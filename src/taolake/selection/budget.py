@@ -62,8 +62,8 @@ def prior(seen: Sequence[Seen]) -> Prior:
 def _learnt(told: Sequence[Seen]) -> tuple[float, ...]:
     """Least squares over every answer, left out of its prompt: what it adds to the best of the others, by their shape.
 
-    An answer drawn after n others is the best of them with chance 1 / (n + 1), whatever their distribution; the weights
-    say what it adds then.
+    An answer drawn after n others is the best with chance 1 / (n + 1) where no two are equal, whatever their
+    distribution; the weights say what it adds then.
     """
     shapes, rises = list[list[float]](), list[float]()
     for values in (s.values for s in told[:: 1 + len(told) // _MOST] if len(s.values) > 2):
