@@ -85,6 +85,23 @@ def test_a_tuned_version_is_one_folder_and_lineage_knows_it(monkeypatch: pytest.
     assert client.get_model_version("fake", "1").tags["taolake.whole"] == policy(folder).id
 
 
+def test_rounds_from_the_same_weights_share_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A job knows its base by path: what a refused round trained would be another job's to the round after it."""
+    project = fake_project(tmp_path, flywheel={"base": "live"})
+    one_version(project)
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    monkeypatch.setattr(served, "registered", lambda *given: (str(weights), str(weights), "fake/1"))
+    (weights / "model.bin").write_text("one")
+    second, third = (base.begin(project, number).model.path for number in (2, 3))
+    assert second == third and (Path(second) / "model.bin").read_text() == "one"
+    (weights / "model.bin").write_text("two")
+    fourth = base.begin(project, 4).model.path
+    assert (Path(fourth) / "model.bin").read_text() == "two"
+    assert (Path(second) / "model.bin").read_text() == "one", "rounds that began from it go on from it"
+    assert [f.name for f in (tmp_path / "work").glob("round-*/*")] == ["base.json"] * 3, "no copy is left"
+
+
 def test_the_untuned_model_does_not_replace_a_champion(tmp_path: Path) -> None:
     project = fake_project(tmp_path)
     client = one_version(project)

@@ -59,12 +59,21 @@ def _fetch(project: Project, alias: str, work: Path) -> dict[str, str]:
     client, (name, version) = mlflow.MlflowClient(), entity.rsplit("/", 1)
     if _ADOPTED in client.get_model_version(name, version).tags:
         return {"version": version, "path": project.model.path}
-    folder = work / "base"
-    shutil.rmtree(folder, ignore_errors=True)
+    whole = work / "base"
+    shutil.rmtree(whole, ignore_errors=True)
     for part in dict.fromkeys((weights, tokenizer)):
-        shutil.copytree(part, folder, dirs_exist_ok=True)
+        shutil.copytree(part, whole, dirs_exist_ok=True)
     # What this round will call its base: from it lineage finds the way back to the round that made it.
-    client.set_model_version_tag(name, version, "taolake.whole", policy(str(folder)).id)
+    made = policy(str(whole)).id
+    client.set_model_version_tag(name, version, "taolake.whole", made)
+    # One folder for all rounds from these weights: a job remembers the path of its base, and what one of them trained
+    # (a reward model of the same choices) is what the next one asks for.
+    folder = Path(project.work) / "bases" / made
+    if folder.exists():
+        shutil.rmtree(whole)
+    else:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        whole.rename(folder)
     return {"version": version, "path": str(folder)}
 
 

@@ -29,11 +29,12 @@ Question = tuple[str, list[int] | Score]  # candidate that stands for all equal 
 
 
 def version(round_: Round, spec: RewardModelScorer) -> str:
-    """Everything that can change its scores: the spec, the choices, the base, and what it is told of the task."""
+    """Everything that can change its scores: the spec, the choices, base and limits, what it is told of the task."""
     said = round_.lake.read(lake.PREFERENCES)
     known = round_.lake.content_id(said, *lake.PREFERENCES.key, "choice", "strength")
     shape = spec.model_dump(mode="json", exclude={"name", "reviewer"})
-    return ids.content_hash(shape, known, _context(round_, spec), round_.base.id, round_.project.seed)[:12]
+    limits = round_.project.model.model_dump(mode="json", include={"max_model_len", "dtype"})
+    return ids.content_hash(shape, known, _context(round_, spec), round_.base.id, limits, round_.project.seed)[:12]
 
 
 def train_reward_model(round_: Round, spec: RewardModelScorer) -> TrainResult:
