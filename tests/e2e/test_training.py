@@ -16,7 +16,7 @@ import pytest
 
 from taolake.config import RewardModelScorer
 from taolake.training.job import TrainJob, TrainResult
-from taolake.training.launch import launch
+from taolake.training.launch import claim, launch
 from taolake.training.render import end_id, prompt_ids
 from taolake.training.reward_input import Reading
 from tests.e2e.toy import (
@@ -288,6 +288,17 @@ def test_light_files_load_no_torch() -> None:
     code = f"import sys\nfor n in {names!r}.split(): __import__('taolake.training.' + n)\n"
     code += "assert not {'torch', 'transformers', 'trl', 'pyspark'} & set(sys.modules), 'heavy'"
     subprocess.run([sys.executable, "-c", code], check=True, env=_child_environment())
+
+
+def test_four_bits_load_for_four_bit_jobs_alone(base: str, tmp_path: Path) -> None:
+    """PEFT would import bitsandbytes for every adapter, which takes as long as half of torch."""
+    job = job_of(base, tmp_path, [row_of("imitate", "sky", text="blue")], "rft")
+    claim(tmp_path, job)
+    code = "import importlib.util, sys; from taolake.training import launch\n"
+    code += "assert importlib.util.find_spec('bitsandbytes') and launch.main(sys.argv[1:]) == 0\n"
+    code += "assert 'peft' in sys.modules and 'bitsandbytes' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "job.json")], check=True, env=_child_environment())
+    assert TrainResult.read(tmp_path).kind == "adapter"
 
 
 # ---- reward model

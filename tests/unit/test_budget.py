@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from taolake.config import Budget, Generate
+from taolake.selection import budget
 from taolake.selection.budget import Prior, Seen, gain, good, prior, settled, wave
 
 SPEC = Budget(tokens=1000, scorer="x")
@@ -62,6 +63,14 @@ def test_what_a_new_best_answer_adds_is_learnt_from_every_answer_left_out() -> N
             shapes.append([x / len(values) for x in (1.0, fmean(others), pstdev(others), max(others))])
             rises.append(max(value - max(others), 0.0))
     assert prior(told).rise == pytest.approx(np.linalg.lstsq(np.array(shapes), np.array(rises), rcond=None)[0].tolist())
+
+
+def test_of_more_prompts_than_are_read_every_second_or_third_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "_MOST", 10)
+    told = [seen(*(round(random.Random(f"{i} {j}").random(), 2) for j in range(4))) for i in range(30)]
+    assert prior(told[:10]).rise != prior(told[:10:2]).rise, "as many as are read are read"
+    assert prior(told[:20]).rise == prior(told[:20:2]).rise
+    assert prior(told[:21]).rise == prior(told[:21:3]).rise
 
 
 def test_the_rise_is_even_until_there_is_something_to_learn_from_and_none_of_right_and_wrong() -> None:

@@ -66,7 +66,7 @@ def _learnt(told: Sequence[Seen]) -> tuple[float, ...]:
     distribution; the weights say what it adds then.
     """
     shapes, rises = list[list[float]](), list[float]()
-    for values in (s.values for s in told[:: 1 + len(told) // _MOST] if len(s.values) > 2):
+    for values in (s.values for s in told[:: max(1, math.ceil(len(told) / _MOST))] if len(s.values) > 2):
         top, second = sorted(values)[-1:-3:-1]
         total, squares, others = sum(values), sum(v * v for v in values), len(values) - 1
         for value in values:

@@ -263,6 +263,8 @@ def _load(job: TrainJob) -> None:
     trainer = "SFTTrainer" if job.algorithm == "tao" and job.warmup else _TRAINERS.get(job.algorithm)
     if trainer:
         getattr(importlib.import_module("trl"), trainer)  # trl's attributes load on first use
+    # PEFT asks when it builds an adapter, which is later, and remembers what it was told.
+    importlib.import_module("peft.import_utils").is_bnb_available()
 
 
 def _run(job: TrainJob) -> TrainResult:
