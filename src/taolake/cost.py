@@ -77,7 +77,7 @@ def _drawn(project: Project, prompts: int, inputs: Inputs) -> float:
 
 
 def _rows(project: Project, prompts: int, answers: float) -> float:
-    """Rows the trainer passes over, every epoch counted; at most, since a prompt may abstain."""
+    """Rows the trainer passes over, every epoch counted; at most: prompts may abstain, and equal answers are one."""
     train, reference = project.train, 1  # the base's own probabilities are measured once
     own = answers * next(s.share for s in project.generate.strategies if s.on_policy)
     imitated = prompts * project.select.rows_per_prompt * train.warmup.epochs

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from taolake.selection.weights import tilt, value
-from tests.e2e.toy import job_of, messages_of, selections, tiny_llama, tokenizer_of
+from tests.e2e.toy import THINGS, WORDS, job_of, messages_of, row_of, selections, tiny_llama, tokenizer_of
 
 
 @pytest.fixture(scope="session")
@@ -115,3 +115,63 @@ def test_training_sees_the_ids_that_the_engine_was_fed_and_sampled(base: str) ->
         assert batch["input_ids"][0].tolist() == fed + sampled
         assert batch["answer"][0].tolist() == [0] * len(fed) + [1] * len(sampled)
         assert sampled[-1] == tokenizer.eos_token_id
+
+
+def test_equal_candidates_are_one_row_and_teach_the_same(base: str, tmp_path: Path) -> None:
+    """The mean loss over different rows is the mean over all, and so are its gradient and what is logged."""
+    import torch
+
+    from taolake.training import oapl, offline, setup
+
+    rows = selections(base)[:-4]
+    copied = rows + [{**row, "weight": 0.5} for row in rows[::2]] + rows[::3]
+    job = job_of(base, tmp_path, copied)
+    tokenizer = tokenizer_of(base)
+    different, counts = offline.candidates(job, tokenizer)
+    everything = offline.rows_of(job, tokenizer, "regress")
+    assert counts["rows"] == len(everything) > counts["different"] == len(different)
+    assert sum(row["copies"] for row in different) == len(everything)
+
+    def taught(asked: list[dict[str, Any]]) -> tuple[float, Any, dict[str, float]]:
+        model = setup.policy(job)
+        steps = SimpleNamespace(
+            beta=0.1, clip=10.0, _seen=[], current_gradient_accumulation_steps=1,
+            args=SimpleNamespace(train_batch_size=len(asked), gradient_accumulation_steps=1),
+        )  # fmt: skip
+        batch = oapl.collate([{"copies": 1, **row, "reference": -3.0} for row in asked], tokenizer.pad_token_id)
+        loss = oapl.OAPLTrainer.compute_loss(steps, model, batch)
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        return loss.item(), gradient, oapl.statistics(*torch.cat(steps._seen, dim=1))
+
+    loss, gradient, said = taught(different)
+    wanted_loss, wanted_gradient, wanted_said = taught(everything)
+    assert loss == pytest.approx(wanted_loss, rel=1e-5)
+    torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-4, atol=1e-5)
+    assert said == pytest.approx(wanted_said, rel=1e-4)
+
+
+def test_equal_winners_are_one_row_and_teach_the_same(base: str, tmp_path: Path) -> None:
+    """One step of TRL's trainer over all rows, and one of ours over different ones with weights, are the same step."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    from taolake.training import rft, setup
+    from taolake.training.sft import WinnerTrainer
+
+    tokenizer = tokenizer_of(base)
+    rows = [row_of("imitate", thing, text=word) for thing, word in zip(THINGS[:4], WORDS[:4], strict=True)]
+    examples = [rft.example(tokenizer, row) for row in [*rows, *rows[:2], *rows[:1]]]
+    different = rft.folded(examples)
+    assert len(examples) == 7 and len(different) == 4
+
+    def step(trainer: Any, asked: list[dict[str, Any]]) -> tuple[float, float]:
+        job = job_of(base, tmp_path / trainer.__name__, rows)
+        shared = setup.arguments(job, "warmup", 0.01, len(asked), None)
+        args = SFTConfig(**shared, num_train_epochs=1, max_length=None)
+        made = trainer(setup.policy(job), args=args, train_dataset=Dataset.from_list(asked), processing_class=tokenizer)
+        made.train()
+        (entry,) = [e for e in made.state.log_history if "loss" in e]
+        return entry["loss"], entry["grad_norm"]
+
+    assert step(WinnerTrainer, different) == pytest.approx(step(SFTTrainer, examples), rel=1e-4)

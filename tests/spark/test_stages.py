@@ -11,9 +11,9 @@ from pyspark.sql import functions as f
 
 from taolake import ids, lake, stages
 from taolake.config import Cost
-from taolake.stages import cap
+from taolake.stages import cap, score
 from taolake.stages.round import Round
-from tests.projects import changed, fake_project, open_round, write_log
+from tests.projects import changed, copied, fake_project, open_round, write_log
 
 QUESTIONS = [f"question {i}" for i in range(24)]
 UP_TO_SELECT = ("ingest", "generate", "label", "score", "reward", "trust", "select")
@@ -72,6 +72,26 @@ def test_scores_are_one_row_a_candidate_scorer_and_version(fake_round: Round) ->
     candidates = fake_round.lake.read(lake.CANDIDATES)
     sampled = candidates.where(f.col("stream") != "G").count()
     assert counts == {"query": candidates.count(), "judge": candidates.count(), "agrees": sampled}
+
+
+def test_equal_answers_to_a_prompt_are_looked_at_once(fake_round: Round, tmp_path: Path) -> None:
+    """By any verifier; each candidate still has a row of its own."""
+    said = {"kind": "function", "name": "said", "target": "tests.spark.test_stages:tell"}
+    said |= {"options": {"path": str(tmp_path / "asked")}}
+    round_ = copied(fake_round, tmp_path, scorers=[*fake_round.project.scorers, said])
+    score.score(round_)
+    rows = round_.lake.read(lake.SCORES).where("scorer = 'said' AND value IS NOT NULL").count()
+    mine = round_.lake.read(lake.CANDIDATES).where("text IS NOT NULL")
+    different = mine.select("prompt_id", "text").distinct().count()
+    assert different < rows == mine.count()
+    assert len((tmp_path / "asked").read_text().splitlines()) == different
+
+
+def tell(messages: object, answer: str, path: str) -> float:
+    """A verifier that says it was asked."""
+    with Path(path).open("a") as file:
+        file.write(answer + "\n")
+    return 1.0
 
 
 def test_agreement_is_the_share_of_the_own_group(fake_round: Round) -> None:

@@ -77,7 +77,8 @@ class Opened:
         from taolake.session import local_session
 
         if self._spark is None:
-            master = os.environ.get(MASTER) or "local[2]"
+            # One slot more than engines hold, in which a chunk is committed while the next one is answered.
+            master = os.environ.get(MASTER) or f"local[{max(2, self._project.engine.devices + 1)}]"
             self._spark = local_session(master, log=Path(self._project.work) / "spark.log")
         return self._spark
 

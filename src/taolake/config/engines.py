@@ -39,7 +39,9 @@ class VllmEngine(_Kept):
     """vLLM inside the Spark Python worker: one engine per device."""
 
     kind: Literal["vllm"] = "vllm"
-    devices: int = Field(1, ge=1, description="Engines running at once: GPUs in the cluster, or 1 on a CPU.")
+    devices: int = Field(
+        1, ge=1, description="Engines running at once: GPUs in the cluster; on a CPU they share its cores."
+    )
     max_num_seqs: int = Field(256, ge=1, description="Sequences the scheduler runs together.")
     window: float = Field(1.25, ge=1, description="Requests in flight, as a multiple of `max_num_seqs`.")
     memory_gb: float = Field(1.0, gt=0, description="KV cache in GiB.")

@@ -114,16 +114,18 @@ def _fill(round_: Round, policy: Policy, spec: ScorerSpec, current: dict[str, st
 
 
 def _pure(round_: Round, policy: Policy, spec: PureSpec, version: str) -> int:
-    """Run a verifier over the candidates it has not seen."""
+    """Run a verifier over the candidates it has not seen; equal answers to a prompt are looked at once."""
     todo = scored.todo(round_, policy, spec.name, version)
 
     def run(candidates: Iterator[Row]) -> Iterator[Row]:
         verifier = scoring.build(spec)
         while some := list(itertools.islice(candidates, _BUFFER_ROWS)):
-            asked = [(c["messages"], c["text"]) for c in some if _unanswered(c) is None]
-            given = scored.every(scoring.scores(verifier, asked), len(asked))
+            asked = {(c["prompt_id"], c["text"]): c["messages"] for c in some if _unanswered(c) is None}
+            found = scoring.scores(verifier, ((messages, text) for (_, text), messages in asked.items()))
+            given = dict(zip(asked, scored.every(found, len(asked)), strict=True))
             for candidate in some:
-                yield scored.row(candidate, spec.name, version, _unanswered(candidate) or next(given))
+                word = _unanswered(candidate) or given[candidate["prompt_id"], candidate["text"]]
+                yield scored.row(candidate, spec.name, version, word)
 
     tasks = round_.lake.spark.sparkContext.defaultParallelism
     return scored.append(round_, todo, run, spec.name, version, tasks)

@@ -68,7 +68,7 @@ class OAPLTrainer(Trainer):  # type: ignore[misc]
         limit = self.clip * self.beta
         advantage = inputs["advantage"].clamp(-limit, limit)
         losses = inputs["weight"] * (self.beta * log_ratio - advantage) ** 2 / (2 * self.beta)
-        self._seen.append(torch.stack([log_ratio.detach(), advantage]).cpu())
+        self._seen.append(torch.stack([log_ratio.detach(), advantage, inputs["copies"]]).cpu())
         rows_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
         # Trainer divides by the micro-batches of this step, fewer in the last one; undo that, and divide by its rows.
         loss = losses.sum() * self.current_gradient_accumulation_steps / rows_a_step
@@ -77,8 +77,7 @@ class OAPLTrainer(Trainer):  # type: ignore[misc]
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add what the rows since the last log say about distance and direction."""
         if self._seen:
-            log_ratio, advantage = torch.cat(self._seen, dim=1)
-            logs = {**logs, **statistics(log_ratio, advantage)}
+            logs = {**logs, **statistics(*torch.cat(self._seen, dim=1))}
             self._seen.clear()
         super().log(logs, *args, **kwargs)
 
@@ -123,7 +122,7 @@ def collate(rows: Sequence[dict[str, Any]], pad_id: int) -> dict[str, torch.Tens
         answer[i, start:end] = 1
     numbers = {
         name: torch.tensor([row.get(name) or 0.0 for row in rows], dtype=torch.float32)
-        for name in ("advantage", "weight", "reference")
+        for name in ("advantage", "weight", "reference", "copies")
     }
     return {"input_ids": ids, "attention_mask": mask, "answer": answer, **numbers}
 
@@ -159,18 +158,23 @@ def score(model: Any, rows: Sequence[dict[str, Any]], pad_id: int, batch: int, s
     return result
 
 
-def statistics(log_ratio: torch.Tensor, advantage: torch.Tensor) -> dict[str, float]:
+def statistics(log_ratio: torch.Tensor, advantage: torch.Tensor, copies: torch.Tensor) -> dict[str, float]:
     """How far the policy moved and whether it moved the right way; the rows are samples of the reference.
 
     `kl_reverse` = E_ref[exp(l) - 1 - l] estimates KL(ref || policy) with low variance ("k3"); `kl` =
     E_ref[exp(l) l - exp(l) + 1] estimates KL(policy || ref) by importance weights, so it says little once it is large.
     """
+    share = copies / copies.sum()
+
+    def mean(values: torch.Tensor) -> torch.Tensor:
+        return (share * values).sum()
+
     ratio = log_ratio.clamp(-_SAFE, _SAFE)
-    centred = torch.stack([log_ratio - log_ratio.mean(), advantage - advantage.mean()]).double()
-    spread = (centred**2).sum(dim=1).prod().sqrt()
+    ratio_off, advantage_off = (values.double() - mean(values) for values in (log_ratio, advantage))
+    spread = (mean(ratio_off**2) * mean(advantage_off**2)).sqrt()
     return {
-        "log_ratio": log_ratio.mean().item(),
-        "kl": (ratio.exp() * ratio - ratio.expm1()).mean().item(),
-        "kl_reverse": (ratio.expm1() - ratio).mean().item(),
-        "correlation": (centred.prod(dim=0).sum() / spread).item() if spread > 0 else 0.0,
+        "log_ratio": mean(log_ratio).item(),
+        "kl": mean(ratio.exp() * ratio - ratio.expm1()).item(),
+        "kl_reverse": mean(ratio.expm1() - ratio).item(),
+        "correlation": (mean(ratio_off * advantage_off) / spread).item() if spread > 0 else 0.0,
     }

@@ -51,7 +51,24 @@ def candidates(job: TrainJob, tokenizer: Any) -> tuple[list[dict[str, Any]], dic
     kept = [row for row in rows if length(row) <= job.max_length]
     if not kept:
         raise ValueError(f"{job.rows} has {len(rows)} weighted `regress` rows, none within {job.max_length} tokens")
-    return kept, {"rows": len(kept), "too_long": len(rows) - len(kept)}
+    different = folded(kept)
+    return different, {"rows": len(kept), "different": len(different), "too_long": len(rows) - len(kept)}
+
+
+def folded(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of a prompt with the same tokens and advantage as one, with `copies` and their weights' sum.
+
+    Short answers repeat: of 16 to one question often four are different. A weight is told in shares of what the mean
+    row stands for, so that the mean loss over these rows is the mean loss over all.
+    """
+    first: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in rows:
+        key = (row["prompt_id"], tuple(row["token_ids"]), row["advantage"])
+        known = first.setdefault(key, {**row, "copies": 0, "weight": 0.0})
+        known["copies"] += 1
+        known["weight"] += row["weight"]
+    share = len(first) / len(rows)
+    return [{**row, "weight": row["weight"] * share} for row in first.values()]
 
 
 def add_reference(job: TrainJob, rows: Sequence[dict[str, Any]], pad_id: int, name: str = "reference") -> None:
@@ -96,4 +113,5 @@ def regress(
     log_ratio -= torch.tensor([row["reference"] for row in sample])
     limit = spec["clip"] * spec["beta"]
     advantage = torch.tensor([row["advantage"] for row in sample]).clamp(-limit, limit)
-    return model, {**metrics, **oapl.statistics(log_ratio, advantage)}
+    copies = torch.tensor([float(row["copies"]) for row in sample])
+    return model, {**metrics, **oapl.statistics(log_ratio, advantage, copies)}

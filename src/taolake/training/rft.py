@@ -6,6 +6,7 @@ best-of-k policy (docs/design.md, section 6). Alone it is the algorithm `rft`; b
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,10 @@ def warm_up(job: TrainJob, tokenizer: Any) -> tuple[Path, dict[str, Any]]:
 def imitate(job: TrainJob, tokenizer: Any, watched: bool = False) -> tuple[Any, dict[str, Any]]:
     """Run SFTTrainer over the rows, with the job's brakes or without; returns the model and what was measured."""
     from datasets import Dataset
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
     from taolake.training import checkpoint
+    from taolake.training.sft import WinnerTrainer
 
     rows = read_rows(job, "imitate")
     examples = [example(tokenizer, row) for row in rows]
@@ -57,12 +59,14 @@ def imitate(job: TrainJob, tokenizer: Any, watched: bool = False) -> tuple[Any, 
     spec, train = job.settings["warmup"], job.settings
     shared = setup.arguments(job, "warmup", spec["learning_rate"], train["batch_size"], train["micro_batch_size"])
     config = SFTConfig(**shared, num_train_epochs=spec["epochs"], max_length=None)
-    trainer = SFTTrainer(
-        setup.policy(job), args=config, train_dataset=Dataset.from_list(kept), processing_class=tokenizer
+    different = folded(kept)
+    trainer = WinnerTrainer(
+        setup.policy(job), args=config, train_dataset=Dataset.from_list(different), processing_class=tokenizer
     )
     metrics = checkpoint.train(trainer, "warmup", job if watched else None)
-    tokens = round(spec["epochs"] * sum(len(e["input_ids"]) for e in kept))
-    return trainer.model, {**metrics, "rows": len(kept), "too_long": len(rows) - len(kept), "tokens": tokens}
+    tokens = round(spec["epochs"] * sum(len(e["input_ids"]) for e in different))
+    counts = {"rows": len(kept), "different": len(different), "too_long": len(rows) - len(kept)}
+    return trainer.model, {**metrics, **counts, "tokens": tokens}
 
 
 def example(tokenizer: Any, row: dict[str, Any]) -> dict[str, list[int]]:
@@ -73,3 +77,12 @@ def example(tokenizer: Any, row: dict[str, Any]) -> dict[str, list[int]]:
     """
     prompt, answer = prompt_ids(tokenizer, row["messages"]), answer_ids(tokenizer, row["text"])
     return {"input_ids": prompt + answer, "labels": [-100] * len(prompt) + answer}
+
+
+def folded(examples: list[dict[str, list[int]]]) -> list[dict[str, Any]]:
+    """Equal examples as one, with the `weight` of its copies: relative to what the mean answer token stands for."""
+    copies: Counter[tuple[tuple[int, ...], ...]] = Counter(tuple(map(tuple, e.values())) for e in examples)
+    different = [dict(zip(("input_ids", "labels"), map(list, key), strict=True)) for key in copies]
+    answers = [sum(label != -100 for label in e["labels"]) for e in different]
+    drawn = sum(n * c for n, c in zip(answers, copies.values(), strict=True))
+    return [{**e, "weight": c * sum(answers) / drawn} for e, c in zip(different, copies.values(), strict=True)]
