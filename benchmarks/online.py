@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 SEEDS = [7, 8, 9]
 GRPO = {"num_generations": 8, "learning_rate": 1.0e-3, "beta": 0.0}
 ANSWERS, BATCHES, LOOKS = 7_680, (16, 32, 64), 12  # of one online training; a step's, a training each; checkpoints
-TAO = {"batch_size": 16, "oapl": {"epochs": 1}}  # of different answers: of 4,536 to learn from 1,188 are different
+TAO = {"oapl": {"epochs": 1}}  # one pass is enough here, where rewards are the truth
 N = (16, 8, 4)  # answers a prompt
 TARGETS = {f"tao_{n}.speed_up": (">=", 2.0) for n in N} | {f"tao_{n}.gain_min": (">", 0.0) for n in N}
 
@@ -81,7 +81,7 @@ def of(folder: Path, n: int, seed: int) -> Project:
     raw["reward"] = {"require": ["runs"], "weights": {"truth": 1.0}}
     raw["scorers"] = [s for s in raw["scorers"] if s["name"] in ("runs", "truth")]
     raw["trust"] = {"required": False}
-    raw["train"] |= {name: raw["train"][name] | value if name == "oapl" else value for name, value in TAO.items()}
+    raw["train"] |= {name: raw["train"][name] | values for name, values in TAO.items()}
     project = Project.model_validate(raw)
     stages.prepare(project)
     return project

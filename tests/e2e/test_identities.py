@@ -1,6 +1,7 @@
 """What must hold exactly: OAPL's fixed point, the reference, and ids that are the same in training and at inference."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from taolake.selection.weights import tilt, value
-from tests.e2e.toy import THINGS, WORDS, job_of, messages_of, row_of, selections, tiny_llama, tokenizer_of
+from tests.e2e.toy import THINGS, WORDS, job_of, messages_of, selections, tiny_llama, tokenizer_of
 
 
 @pytest.fixture(scope="session")
@@ -160,13 +161,13 @@ def test_equal_winners_are_one_row_and_teach_the_same(base: str, tmp_path: Path)
     from taolake.training.sft import WinnerTrainer
 
     tokenizer = tokenizer_of(base)
-    rows = [row_of("imitate", thing, text=word) for thing, word in zip(THINGS[:4], WORDS[:4], strict=True)]
+    rows = [{"messages": messages_of(t), "text": w} for t, w in zip(THINGS[:4], WORDS[4:], strict=True)]
     examples = [rft.example(tokenizer, row) for row in [*rows, *rows[:2], *rows[:1]]]
     different = rft.folded(examples)
     assert len(examples) == 7 and len(different) == 4
 
     def step(trainer: Any, asked: list[dict[str, Any]]) -> tuple[float, float]:
-        job = job_of(base, tmp_path / trainer.__name__, rows)
+        job = job_of(base, tmp_path / trainer.__name__, selections(base))
         shared = setup.arguments(job, "warmup", 0.01, len(asked), None)
         args = SFTConfig(**shared, num_train_epochs=1, max_length=None)
         made = trainer(setup.policy(job), args=args, train_dataset=Dataset.from_list(asked), processing_class=tokenizer)
@@ -175,3 +176,18 @@ def test_equal_winners_are_one_row_and_teach_the_same(base: str, tmp_path: Path)
         return entry["loss"], entry["grad_norm"]
 
     assert step(WinnerTrainer, different) == pytest.approx(step(SFTTrainer, examples), rel=1e-4)
+
+
+def test_an_epoch_keeps_its_steps_where_answers_are_equal(base: str, tmp_path: Path) -> None:
+    from taolake.training import setup
+
+    job = job_of(base, tmp_path, selections(base), batch_size=64, micro_batch_size=None)
+
+    def rows(different: int, of: int, **settings: int) -> int:
+        return setup.step_rows(replace(job, settings=job.settings | settings), different, of)
+
+    assert rows(100, 100) == 64 and rows(100, 100, micro_batch_size=5) == 64
+    assert rows(982, 3480) == 18 and round(982 / 18) - round(3480 / 64) == 1
+    assert rows(1, 1000) == 1
+    assert rows(982, 3480, processes=4) == 20, "every process has as many"
+    assert rows(982, 3480, micro_batch_size=8) == 16, "and no micro-batch of one because 18 is no multiple of 8"

@@ -189,7 +189,7 @@ class Train(Section):
         "bad answers; `bond`: regression towards best-of-k; `grpo`, `rloo`: online.",
     )
     lora: Lora | None = Field(default_factory=lambda: Lora(), description="`null` trains all weights.")
-    batch_size: int = Field(32, ge=1, description="Sequences per optimiser step; equal answers to a prompt are one.")
+    batch_size: int = Field(32, ge=1, description="Sequences per optimiser step; equal answers are computed once.")
     micro_batch_size: int | None = Field(None, ge=1, description="Sequences per forward pass; None: the whole batch.")
     processes: int = Field(
         1, ge=1, description="Processes that share a batch on this machine, one a GPU where it has some."

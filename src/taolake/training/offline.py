@@ -104,7 +104,8 @@ def regress(
     from taolake.training import checkpoint, oapl
 
     train = job.settings
-    shared = setup.arguments(job, "oapl", spec["learning_rate"], train["batch_size"], train["micro_batch_size"])
+    batch = setup.step_rows(job, len(rows), sum(row["copies"] for row in rows))
+    shared = setup.arguments(job, "oapl", spec["learning_rate"], batch, train["micro_batch_size"])
     args = TrainingArguments(**shared, num_train_epochs=1, remove_unused_columns=False)
     trainer = oapl.OAPLTrainer(model, args, rows, pad_id, spec["beta"], spec["clip"], spec["epochs"])
     metrics = checkpoint.train(trainer, "oapl", job)

@@ -57,9 +57,10 @@ def imitate(job: TrainJob, tokenizer: Any, watched: bool = False) -> tuple[Any, 
             "select.min_reward, or raise model.max_model_len"
         )
     spec, train = job.settings["warmup"], job.settings
-    shared = setup.arguments(job, "warmup", spec["learning_rate"], train["batch_size"], train["micro_batch_size"])
-    config = SFTConfig(**shared, num_train_epochs=spec["epochs"], max_length=None)
     different = folded(kept)
+    batch = setup.step_rows(job, len(different), len(kept))
+    shared = setup.arguments(job, "warmup", spec["learning_rate"], batch, train["micro_batch_size"])
+    config = SFTConfig(**shared, num_train_epochs=spec["epochs"], max_length=None)
     trainer = WinnerTrainer(
         setup.policy(job), args=config, train_dataset=Dataset.from_list(different), processing_class=tokenizer
     )

@@ -177,6 +177,19 @@ def micro_batch(batch: int, limit: int | None) -> int:
     return max(size for size in range(1, min(batch, limit or batch) + 1) if batch % size == 0)
 
 
+def step_rows(job: TrainJob, different: int, rows: int) -> int:
+    """Different rows that stand for a batch of rows: where many are equal, an epoch has as many steps as without.
+
+    In whole micro-batches of every process where they fill one.
+    """
+    batch, micro = job.settings["batch_size"], job.settings["micro_batch_size"]
+    if different == rows:
+        return int(batch)
+    wanted = batch * different / rows
+    unit = job.processes * (micro if micro and wanted >= micro * job.processes else 1)
+    return int(unit * max(1, round(wanted / unit)))
+
+
 def arguments(job: TrainJob, stage: str, learning_rate: float, batch: int, micro: int | None) -> dict[str, Any]:
     """Keyword arguments that all trainers share; bf16 on a GPU, float32 on a CPU."""
     mine = batch // job.processes  # of a step's rows; the trainer shares them out
