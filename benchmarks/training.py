@@ -120,10 +120,11 @@ def watched(arm: Callable[[Path], dict[str, float]], out: Path) -> dict[str, flo
 
 
 def questions(count: int) -> list[tuple[list[Any], str, str]]:
-    """Conversations with a chosen and a rejected answer."""
+    """Conversations with a chosen and a rejected answer, no two the same: ours would pass over equal ones once."""
     from taolake.demo.questions import logged_questions
 
-    asked = [q for seed in (SEED, SEED + 1) for q in logged_questions(seed)][:count]
+    every = {(q.text, q.sql): q for seed in (SEED, SEED + 1, SEED + 2) for q in logged_questions(seed)}
+    asked = list(every.values())[:count]
     return [([{"role": "user", "content": q.text}], q.sql, f"{q.generic_sql} limit 1") for q in asked]
 
 
