@@ -233,3 +233,16 @@ def book(round_: Round, stage: str, detail: dict[str, Any], state: str = "done")
         "fingerprint": stages.fingerprints(round_.project).get(stage, ""),
     }  # fmt: skip
     round_.lake.merge(lake.ROUNDS, round_.lake.spark.createDataFrame([row], lake.ROUNDS.schema()))
+
+
+@pytest.mark.slow
+def test_prompts_on_which_a_scorer_from_outside_contradicts_are_not_rewarded(made: Made) -> None:
+    held = {**GOOD, "conflict_with": "wrong"}  # it likes what the reward likes least
+    round_ = made(reward=held)
+    shown = {r["prompt_id"] for r in groups.sampled(round_, round_.base).where("text = 'dunno'").collect()}
+    rows = reward.current(round_, round_.base).collect()
+    assert {r["prompt_id"] for r in rows if r["reason"] == "conflict"} == shown != set()
+    assert all((r["reward"] is None) == (r["prompt_id"] in shown or r["reason"] != "") for r in rows)
+    assert reward.reward(round_).detail["abstained"]["conflict"] == len(shown)
+    assert reward.version(round_) != reward.version(made())
+    assert not next(s for s in trust.trust(round_).detail["scorers"] if s["name"] == "wrong")["trains"]

@@ -1,6 +1,7 @@
 """Rewards of one prompt's candidates: gates, weighted means, pooling, abstention."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -158,6 +159,52 @@ def test_a_failed_verifier_stays_worth_nothing_and_is_beaten() -> None:
 def test_a_map_that_tells_nothing_apart_makes_the_prompt_abstain() -> None:
     flat = Calibration("platt", 60, (0.0,))
     assert {c.reason for c in combine(group(q=[0.1, 0.9]), reward(min_spread=0.05), flat)} == {"no_spread"}
+
+
+@pytest.mark.parametrize(
+    ("qs", "reason"),
+    [
+        ([0.0, 0.3], "doubt"),  # 3 ** 0.3 is 1.39: 0.58
+        ([0.0, 0.6], ""),  # 3 ** 0.6 is 1.93: 0.66
+        ([0.0, 0.3, 0.6], ""),
+    ],
+)
+def test_a_best_that_is_hardly_likelier_to_be_preferred_is_in_doubt(qs: list[float | None], reason: str) -> None:
+    assert {c.reason for c in combine(group(q=qs), reward(), EVEN)} == {reason}
+    assert {c.reason for c in combine(group(q=qs), reward(min_chance=0.5), EVEN)} == {""}
+    assert {c.reason for c in combine(group(q=qs), reward())} == {""}, "without a calibration there is no chance"
+
+
+def test_that_one_failed_a_verifier_is_beyond_doubt() -> None:
+    found = combine(group(q=[0.5, 0.6, 0.9], v=[1, 1, 0]), reward(require=["v"]), EVEN)
+    assert [c.reason for c in found] == ["", "", "gate"]
+
+
+@pytest.mark.parametrize(
+    ("qs", "outside", "reason"),
+    [
+        ([0.1, 0.5, 0.9], [1, 2, 3], ""),
+        ([0.1, 0.5, 0.9], [3, 5, 1], "conflict"),  # the worst before the best
+        ([0.1, 0.2, 0.3, 0.4, 0.9], [1, 9, 8, 7, 1], "conflict"),  # the ends level, the rest the other way round
+        ([0.1, 0.2, 0.3, 0.9], [4, 4, 4, 4], ""),
+        ([0.1, 0.1, 0.9, 0.9], [5, 0, 3, 2], ""),  # ties speak by their mean: 2.5 and 2.5
+        ([0.1, 0.1, 0.9, 0.9], [6, 0, 3, 2], "conflict"),
+        ([0.1, 0.5, 0.9], [None, NAN, 1], ""),  # it could not tell
+        ([0.1, 0.5, 0.9], [9, None, 1], "conflict"),
+        ([0.5, 0.5], [1, 2], ""),
+    ],
+)
+def test_a_scorer_from_outside_may_contradict(qs: list[float | None], outside: list[Any], reason: str) -> None:
+    rows = group(q=qs, held=outside)
+    found = combine(rows, reward(conflict_with="held"))
+    assert {c.reason for c in found} == {reason}
+    assert rewards(found) == ([None] * len(qs) if reason else qs), "it changes no reward"
+    assert {c.reason for c in combine(rows, reward())} == {""}
+
+
+def test_who_fails_a_verifier_is_the_worst_to_a_scorer_from_outside_too() -> None:
+    rows = group(q=[0.9, 0.8, 0.7], v=[0, 1, 1], held=[1.0, 0.0, 0.0])
+    assert {c.reason for c in combine(rows, reward(require=["v"], conflict_with="held"))} == {"conflict"}
 
 
 def test_the_identity_leaves_the_weighted_mean() -> None:

@@ -21,7 +21,7 @@ app = typer.Typer(
     where it stopped, and a finished one does nothing.
 
     \b
-    taolake demo                      the embedded example, about ten minutes on two cores
+    taolake demo                      the embedded example, about five minutes on two cores
     taolake check conf/mine.yml       is this project file right?
     taolake run conf/mine.yml         a whole round
     taolake report conf/mine.yml      the proof card of the last round

@@ -79,6 +79,7 @@ class Project(Section):
             "reward.weights": list(self.reward.weights),
             "reward.require": list(self.reward.require),
             "reward.pool_over": [self.reward.pool_over] if self.reward.pool_over else [],
+            "reward.conflict_with": [self.reward.conflict_with] if self.reward.conflict_with else [],
             "evaluate.judge": [self.evaluate.judge] if self.evaluate.judge else [],
             "agreement.over": [s.over for s in self.scorers if isinstance(s, AgreementScorer) and s.over],
         }
@@ -89,6 +90,11 @@ class Project(Section):
         for spec in self.scorers:
             if isinstance(spec, AgreementScorer) and spec.over and names.index(spec.over) >= names.index(spec.name):
                 raise ValueError(f"scorer {spec.name!r} looks at {spec.over!r}, which must be listed before it")
+        if self.reward.conflict_with in {*self.reward.weights, *self.reward.require}:
+            raise ValueError(
+                f"reward.conflict_with {self.reward.conflict_with!r} is part of the reward, with which it cannot be in "
+                "conflict; take a scorer that has no say in it"
+            )
         if self.evaluate.gold is None and self.evaluate.judge is None:
             raise ValueError(
                 "evaluate needs `gold` (labels for the holdout) or `judge` (a scorer the reward does not use)"
@@ -237,7 +243,7 @@ class Project(Section):
 
     def _trains(self) -> set[str | None]:
         """Scorers that reach the reward, directly or through the agreement on their answers."""
-        direct = {*self.reward.weights, *self.reward.require, self.reward.pool_over}
+        direct = self.reward.reads
         return direct | {s.over for s in self.scorers if isinstance(s, AgreementScorer) and s.name in direct}
 
     @property

@@ -221,6 +221,18 @@ class Reward(Section):
     )
     min_spread: float = Field(0.05, ge=0, description="Best minus worst below this: the prompt abstains.")
     min_scored: int = Field(4, ge=2, description="Fewer scored candidates than this: the prompt abstains.")
+    min_chance: float = Field(
+        0.65,
+        ge=0.5,
+        lt=1,
+        description="Where the reward is calibrated: chance that a person prefers the best over the worst below this: "
+        "the prompt abstains.",
+    )
+    conflict_with: Name | None = Field(
+        None,
+        description="Scorer with no other say: where it prefers the worst to the best, or orders the prompt's answers "
+        "rather the other way round (Kendall's tau below 0), the prompt abstains.",
+    )
     calibrate: Literal["none", "platt", "isotonic"] = Field(
         "none",
         description="Turn rewards into the chance that a person prefers the answer over another of its prompt, fitted "
@@ -234,6 +246,11 @@ class Reward(Section):
     min_choices: int = Field(
         50, ge=10, description="Choices that calibration needs, of a scorer: prompts; with fewer it is `none`."
     )
+
+    @property
+    def reads(self) -> set[str]:
+        """Scorers whose word it asks for."""
+        return {*self.weights, *self.require, *filter(None, (self.pool_over, self.conflict_with))}
 
 
 class Trust(Section):

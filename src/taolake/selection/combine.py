@@ -7,6 +7,7 @@ Formulas: docs/design.md, section 6.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from taolake.config import Reward
@@ -18,7 +19,7 @@ _DIGITS = 12  # the noise of a sum must not break ties: ranks downstream compare
 
 class Combined(NamedTuple):
     """A candidate's reward. `reason` is empty, `gate` (worth 0), `unscored`, or why the prompt abstains: `too_few`,
-    `no_spread`."""
+    `no_spread`, `doubt`, `conflict`."""
 
     reward: float | None
     reason: str
@@ -50,7 +51,8 @@ def combine(
        answer of its own.
     4. With a calibration, the reward becomes the mean chance that a person prefers the candidate over another scored
        one of its group. A failed verifier stays worth 0.
-    5. The prompt abstains when too few candidates are scored, or best and worst are too close to mean anything.
+    5. The prompt abstains when too few candidates are scored, when best and worst are too close to mean anything, when
+       the calibration gives the best too small a chance against the worst, or when a scorer from outside contradicts.
 
     Args:
         group: per candidate, scorer name to score; a missing name, None and NaN mean there is no score.
@@ -61,20 +63,59 @@ def combine(
     means = [_mean(scores, spec) if gate is True else None for scores, gate in zip(group, gates, strict=True)]
     if spec.pool_over is not None:
         means = _pool(means, [_key(scores.get(spec.pool_over), i) for i, scores in enumerate(group)], spec.pool_prior)
-    rewards = [0.0 if gate is False else mean for gate, mean in zip(gates, means, strict=True)]
-    if calibration is not None and calibration.kind != "identity":
-        rewards = _calibrated(rewards, gates, calibration)
-    scored = [reward for reward in rewards if reward is not None]
-    if len(scored) < spec.min_scored:
-        return [Combined(None, "too_few")] * len(group)
-    # Rounded too: 0.3 - 0.25 is 0.04999..., and a limit of 0.05 must not refuse it.
-    if round(max(scored) - min(scored), _DIGITS) < spec.min_spread:
-        return [Combined(None, "no_spread")] * len(group)
+    plain = [0.0 if gate is False else mean for gate, mean in zip(gates, means, strict=True)]
+    fitted = calibration if calibration is not None and calibration.kind != "identity" else None
+    rewards = _calibrated(plain, gates, fitted) if fitted else plain
+    outside = None if spec.conflict_with is None else [scores.get(spec.conflict_with) for scores in group]
+    if why := _abstains(rewards, spec) or _doubt(plain, gates, fitted, spec) or _conflict(rewards, outside):
+        return [Combined(None, why)] * len(group)
     reasons = {True: "", False: "gate", None: "unscored"}
     return [
         Combined(reward, "unscored" if reward is None else reasons[gate])
         for reward, gate in zip(rewards, gates, strict=True)
     ]
+
+
+def _abstains(rewards: Sequence[float | None], spec: Reward) -> str:
+    scored = [reward for reward in rewards if reward is not None]
+    if len(scored) < spec.min_scored:
+        return "too_few"
+    # Rounded too: 0.3 - 0.25 is 0.04999..., and a limit of 0.05 must not refuse it.
+    return "no_spread" if round(max(scored) - min(scored), _DIGITS) < spec.min_spread else ""
+
+
+def _doubt(
+    plain: Sequence[float | None], gates: Sequence[bool | None], calibration: Calibration | None, spec: Reward
+) -> str:
+    """Whether best and worst may as well be the other way round; that one failed a verifier is beyond doubt."""
+    scored = [(reward, gate) for reward, gate in zip(plain, gates, strict=True) if reward is not None]
+    if calibration is None or len({gate for _, gate in scored}) > 1:
+        return ""
+    rewards = [reward for reward, _ in scored]
+    chance = calibration.apply(max(rewards) - min(rewards))
+    return "doubt" if round(chance, _DIGITS) < spec.min_chance else ""
+
+
+def _conflict(rewards: Sequence[float | None], outside: Sequence[Score | None] | None) -> str:
+    """Whether a scorer from outside prefers the worst to the best, or has Kendall's tau below 0 with the rewards.
+
+    Only candidates with both count; ties at the top or the bottom speak by their mean.
+    """
+    if outside is None:
+        return ""
+    from scipy.stats import kendalltau
+
+    both = [
+        (reward, score.value)
+        for reward, score in zip(rewards, outside, strict=True)
+        if reward is not None and score is not None and score.value is not None and not math.isnan(score.value)
+    ]
+    best, worst = max(both, default=(0.0, 0.0))[0], min(both, default=(0.0, 0.0))[0]
+    if best == worst:
+        return ""
+    favour = fmean(v for r, v in both if r == best) - fmean(v for r, v in both if r == worst)
+    tau = kendalltau(*zip(*both, strict=True)).statistic  # NaN where the scorer sees no difference
+    return "conflict" if favour < 0 or tau < 0 else ""
 
 
 def _value(name: str, score: Score | None) -> float | None:

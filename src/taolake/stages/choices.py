@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 def reward_models(round_: Round) -> list[RewardModelScorer]:
     """Reward models whose word reaches the reward."""
-    rule = round_.project.reward
-    direct = {*rule.weights, *rule.require, rule.pool_over}
+    direct = round_.project.reward.reads
     over = {s.over for s in round_.project.scorers if isinstance(s, AgreementScorer) and s.name in direct}
     return [s for s in round_.project.scorers if isinstance(s, RewardModelScorer) and s.name in direct | over]
 

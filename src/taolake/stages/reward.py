@@ -158,7 +158,7 @@ def _groups(round_: Round, policy: Policy, prefix: str) -> "DataFrame":
     """One row a prompt: its candidates, each with the scores of the current versions."""
     from pyspark.sql import functions as f
 
-    names = {*round_.project.reward.weights, *round_.project.reward.require} | {round_.project.reward.pool_over}
+    names = round_.project.reward.reads
     wanted = [(name, v) for name, v in score.versions(round_).items() if name in names]
     versions = round_.lake.spark.createDataFrame(wanted, "scorer STRING, prefix STRING")
     given = round_.lake.read(lake.SCORES).join(f.broadcast(versions), "scorer")

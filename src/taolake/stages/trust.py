@@ -75,7 +75,7 @@ def _scorer(round_: Round, spec: ScorerSpec, made: list[Pair], said: Said) -> di
     # A verifier alone is no taste: that it ties most pairs is its nature. Limits are the reward's, but for steadiness.
     against = [] if spec.name in rule.require else findings(measured, round_.project.trust)
     against = [f._replace(refuses=f.refuses and f.measure in ("flips", "noise")) for f in against]
-    trains = spec.name in {*rule.weights, *rule.require, rule.pool_over}
+    trains = spec.name in rule.reads and spec.name != rule.conflict_with
     return {"name": spec.name, "kind": spec.kind, "trains": trains, **measured, "findings": _rows(against)}
 
 

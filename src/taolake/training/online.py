@@ -103,7 +103,7 @@ class FusedReward:
     __name__ = "fused_reward"
 
     def __init__(self, project: Project, reward_model: str | None, tokenizer: Any):
-        used = {*project.reward.weights, *project.reward.require, project.reward.pool_over}
+        used = project.reward.reads
         groups = {s.name: s.over for s in project.scorers if isinstance(s, AgreementScorer) and s.over}
         self.groups = {name: over for name, over in groups.items() if name in used}
         needed = used | set(self.groups.values())
