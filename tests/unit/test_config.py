@@ -166,6 +166,13 @@ def test_names_must_lead_to_a_scorer(base: dict[str, Any], tmp_path: Path, place
     assert said in refusal(changed(base, place, value), tmp_path)
 
 
+def test_what_says_which_answers_are_equal_is_part_of_the_reward_too(base: dict[str, Any], tmp_path: Path) -> None:
+    pooled = changed(changed(base, "reward.weights", {"agrees": 1.0}), "reward.pool_over", "query")
+    assert "reward.conflict_with 'query' is part of" in refusal(
+        changed(pooled, "reward.conflict_with", "query"), tmp_path
+    )
+
+
 @pytest.mark.parametrize("place", ["reward.weights", "reward.require"])
 def test_the_judge_may_not_have_trained(base: dict[str, Any], tmp_path: Path, place: str) -> None:
     """Law 5: the scorer that gates is not the scorer that trains."""

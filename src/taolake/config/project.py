@@ -90,9 +90,10 @@ class Project(Section):
         for spec in self.scorers:
             if isinstance(spec, AgreementScorer) and spec.over and names.index(spec.over) >= names.index(spec.name):
                 raise ValueError(f"scorer {spec.name!r} looks at {spec.over!r}, which must be listed before it")
-        if self.reward.conflict_with in {*self.reward.weights, *self.reward.require}:
+        rule = self.reward
+        if rule.conflict_with is not None and rule.conflict_with in {*rule.weights, *rule.require, rule.pool_over}:
             raise ValueError(
-                f"reward.conflict_with {self.reward.conflict_with!r} is part of the reward, with which it cannot be in "
+                f"reward.conflict_with {rule.conflict_with!r} is part of the reward, with which it cannot be in "
                 "conflict; take a scorer that has no say in it"
             )
         if self.evaluate.gold is None and self.evaluate.judge is None:
