@@ -99,6 +99,18 @@ def test_the_card_is_valid_and_the_same_twice(finished: Round, tmp_path: Path) -
     assert made["registered"]["name"] == "tiny"
     base, tuned = (made["policies"][who]["greedy"]["mean"] for who in ("base", "tuned"))
     assert made["gain"]["mean"] == pytest.approx(tuned - base, abs=1e-5)
+    ends = made["compute"]["base"]["right"]["mean"], made["compute"]["tuned"][-1]["right"]["mean"]
+    assert ends == (base, tuned), "the curve of tuning compute begins and ends at the card's own numbers"
+    most = made["compute"]["search"][-1]
+    assert most["right"]["mean"] == pytest.approx(made["policies"]["base"]["best_of_n"]["mean"], abs=1e-5)
+
+
+def test_selection_counts_the_tokens_it_chose_among(finished: Round) -> None:
+    told = finished.done("select").detail
+    splits = finished.lake.read(lake.PROMPTS).where("split = 'train'").select("prompt_id")
+    rows = finished.lake.read(lake.CANDIDATES).where(f"policy = '{finished.base.id}' and status = 'ok'")
+    tokens = [row["tokens"] for row in rows.join(splits, "prompt_id").select("tokens").collect()]
+    assert 0 < told["answer_tokens"] == sum(tokens)
 
 
 def test_a_second_round_trip_does_nothing(finished: Round) -> None:

@@ -132,8 +132,10 @@ def reward_rows() -> list[dict[str, Any]]:
 def measurements(prompt: str, who: str) -> dict[str, float]:
     found = {
         "greedy": float(prompt in RIGHT[who]), "greedy_tokens": float(TOKENS[who]), "greedy_truncated": 0.0,
-        "samples": 4.0, "correct": float(CORRECT[who]), "best_of_n": float(prompt in BEST[who]),
+        "samples": 4.0, "correct": float(CORRECT[who]), "best_of_n": float(prompt in BEST[who]), "tokens": 12.5,
     }  # fmt: skip
+    abstained = prompt in PROMPTS[16:]  # the reward, which then has no pick
+    found |= {} if abstained else {f"gate_at_{k}": v for k, v in ((1, 0.25), (2, 0.5), (4, 1.0))}
     passed = {BASE: (0.25, 0.5, 1.0), TUNED: (0.75, 1.0, 1.0)}[who]
     rewarded = {} if who == TUNED and prompt == PROMPTS[19] else {"reward": {BASE: 0.55, TUNED: 0.975}[who]}
     return found | rewarded | {f"pass_at_{k}": value for k, value in zip((1, 2, 4), passed, strict=True)}
@@ -162,10 +164,14 @@ def round_rows() -> list[dict[str, Any]]:
         ("label", {"annotator": "shop.people:ask", "pairs": 30}),
         ("score", {"shape_version": "s1", "liked_version": "l1", "liked_eval_accuracy": 0.9, "liked_eval_pairs": 10}),
         ("reward", {"version": VERSION}),
-        ("select", {"selection": "sel", "kept": 1, "abstained": 0}),
+        ("select", {"selection": "sel", "kept": 1, "abstained": 0, "prompts": 10, "answer_tokens": 600}),
         (
             "train",
-            {"adapter": "/home/someone/adapter", "warmup": True, "metrics": {"loss": 0.1234567, "kl": float("nan")}},
+            {
+                "adapter": "/home/someone/adapter",
+                "warmup": True,
+                "metrics": {"loss": 0.1234567, "kl": float("nan"), "tokens": 300},
+            },
         ),
         ("evaluate", evaluated(BASE, TUNED)),
         ("gate", gate | {"gain": {"mean": 0.4}}),
@@ -241,6 +247,18 @@ def test_gain_and_bake_in_are_the_verdicts_own(whole: dict[str, Any]) -> None:
     assert whole["bake_in"]["sampled"]["mean"] == round(0.5 / 0.65, 6)
 
 
+def test_quality_over_tuning_compute(whole: dict[str, Any], null: dict[str, Any]) -> None:
+    found = whole["compute"]
+    assert found["base"]["right"] == whole["policies"]["base"]["greedy"] and found["base"]["prompts"] == 20
+    # 10 training prompts at 12.5 tokens an answer; four of 20 prompts, abstained on, stay at one in four.
+    means = [(p["k"], p["tokens"], p["right"]["mean"]) for p in found["search"]]
+    assert means == [(1, 125, 0.25), (2, 250, 0.45), (4, 500, 0.85)]
+    (tuned,) = found["tuned"]
+    assert (tuned["round"], tuned["tokens"], tuned["trained"]) == (1, 900, 300)
+    assert tuned["right"] == whole["policies"]["tuned"]["greedy"]
+    assert null["compute"] is None, "a round that trained nothing"
+
+
 def test_histograms_hold_every_sample_once(whole: dict[str, Any]) -> None:
     rewards, lengths = whole["reward_histogram"], whole["length_histogram"]
     assert rewards["base"] == [0, 20, 0, 0, 0, 0, 0, 0, 0, 20] and rewards["base_missing"] == 0
@@ -279,7 +297,7 @@ def test_refusals_are_grouped_without_their_text(whole: dict[str, Any]) -> None:
 def test_books(whole: dict[str, Any]) -> None:
     assert [s["stage"] for s in whole["stages"]][:3] == ["ingest", "generate", "label"] and len(whole["stages"]) == 10
     assert (whole["wall_seconds"], whole["tokens"], whole["peak_rss_bytes"]) == (15.0, 4500, 1009)
-    assert whole["stages"][6]["detail"] == {"metrics.loss": 0.123457, "warmup": True}
+    assert whole["stages"][6]["detail"] == {"metrics.loss": 0.123457, "metrics.tokens": 300, "warmup": True}
     assert whole["counts"] == {
         "in": 40, "kept": 21, "folded": 16, "quarantined": 3, "train": 1, "holdout": 20, "review": 0,
         "trained_prompts": 1, "abstained": 0,

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from taolake.report.card import SCHEMA
-from taolake.report.page import chance, dollars, duration, headline, memory, points, render, whole
+from taolake.report.page import chance, dollars, duration, headline, memory, points, render, ticks, whole
 from taolake.stages import STAGES
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -51,6 +51,14 @@ def card() -> dict[str, Any]:
         "bake_in": {"greedy": stat(0.859259), "sampled": stat(0.818182)},
         "bake_in_ratio": 0.859259,
         "result": "gain",
+        "compute": {
+            "base": {"right": stat(0.48), "prompts": 500},
+            "search": [
+                {"k": k, "tokens": 26_000 * k, "right": stat(share)}
+                for k, share in ((1, 0.421), (2, 0.533), (4, 0.624), (8, 0.695), (16, 0.752))
+            ],
+            "tuned": [{"round": 1, "tokens": 1_234_000, "trained": 818_000, "right": stat(0.712), "prompts": 500}],
+        },
         "verdict": {
             "promoted": True, "reason": "the gain is +0.232 [+0.184, +0.280], above 0, and 1 of 1 guards hold",
             "guards": [{"name": "truncated", "value": 0.0, "limit": 0.05, "ok": True}],
@@ -149,8 +157,25 @@ def test_page_says_the_numbers(card: dict[str, Any]) -> None:
 
 def test_sections_come_in_order(card: dict[str, Any]) -> None:
     ids = [attrs["id"] for tag, attrs in read(render(card)).tags if tag == "h2"]
-    order = "s-right s-pass s-bake s-in s-dist s-examples s-stages s-scorers s-lineage s-not"
+    order = "s-right s-pass s-bake s-compute s-in s-dist s-examples s-stages s-scorers s-lineage s-not"
     assert ids == order.split()
+
+
+def test_quality_over_compute(card: dict[str, Any]) -> None:
+    text = re.sub(r"\s+", "", read(render(card)).text)
+    for row in ("Base,oneanswer048.0%", "bestof1641600075.2%", "Tuned,round1123400071.2%", "thousandtokensspent"):
+        assert row in text, row
+    card["compute"]["tuned"][0]["tokens"] = 12_340_000
+    card["compute"]["search"] = []
+    text = re.sub(r"\s+", " ", read(render(card)).text)
+    assert "million tokens spent on tuning" in text and "search, the base" not in text
+    for older in (card | {"compute": None}, {k: v for k, v in card.items() if k != "compute"}):
+        assert "s-compute" not in render(older)
+
+
+def test_ticks_are_round_and_few() -> None:
+    assert ticks(220.4) == [0, 50, 100, 150, 200] and ticks(1.0) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    assert ticks(9.9) == [0, 2, 4, 6, 8] and ticks(1.835) == [0, 0.5, 1, 1.5] and ticks(0) == [0]
 
 
 def test_untrusted_text_is_escaped_everywhere(card: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ The same tables give the same bytes: bootstraps are seeded by the project, nothi
 sorted. The fields are described in `card.schema.json`. Nothing is generated, scored or decided here.
 """
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 from taolake import lake
 from taolake.config import RewardModelScorer
-from taolake.report import evidence, measures, page, trust
+from taolake.report import compute, evidence, measures, page, trust
 from taolake.report.measures import Draws, Measured
 from taolake.stages import STAGES
 from taolake.stages.gate import measured as read_measured
@@ -58,6 +59,7 @@ def card(round_: Round) -> dict[str, Any]:
         "counts": _counts(rows),
         "quarantine_reasons": evidence.quarantine_reasons(round_),
         **_results(round_, who, numbers, prompts),
+        "compute": _compute(round_),
         "verdict": _verdict(rows),
         "registered": _registered(rows),
         **_costs(rows),
@@ -121,6 +123,15 @@ def _results(round_: Round, who: dict[str, str], numbers: Mapping[str, Measured]
         "bake_in_ratio": baked["greedy"] and baked["greedy"]["mean"],
         "result": measures.result_of(gain, who["base"] == who["tuned"]),
     }
+
+
+def _compute(round_: Round) -> dict[str, Any] | None:
+    """Quality against the tokens of this round and of those before it."""
+    done: dict[int, dict[str, Any]] = {}
+    for row in round_.lake.rows(lake.ROUNDS, state="done"):
+        done.setdefault(row["round"], {})[row["stage"]] = json.loads(row["detail"] or "{}")
+    draws = Draws(round_.project.evaluate.resamples, round_.project.seed)
+    return compute.section(done, round_.number, functools.cache(functools.partial(read_measured, round_)), draws)
 
 
 def _verdict(rows: Rows) -> dict[str, Any] | None:
@@ -222,6 +233,10 @@ def _not_shown(round_: Round, rows: Rows, numbers: Mapping[str, Measured], promp
         said.append(f"Labels: scorer {project.evaluate.judge} decided what is right; its mistakes are in every number.")
     if ":" in asked:
         said.append(f"People's judgement: preferences come from a simulated reviewer ({asked}).")
+    if _detail(rows, "train"):
+        said.append(
+            "Models tuned on fewer or more answers a prompt: search says what was there to learn, not what was."
+        )
     if any(count < len(prompts) for count in told.values()):
         parts = f"{told['base']} of {len(prompts)} prompts before and {told['tuned']} after"
         said.append(f"Rewards of every prompt: the reward told answers apart on {parts}, and abstained on the others.")

@@ -29,14 +29,14 @@ def policy_numbers(policy: str, measured: Measured, prompts: Sequence[str], draw
     """What one policy scored on the prompts: each metric's mean, with an interval where it is shown with one."""
     samples = [measured["samples"][p] for p in prompts]
     sampled = {p: measured["correct"][p] / measured["samples"][p] for p in prompts}
-    best = _stat(measured.get("best_of_n", {}), prompts, draws)
+    best = stat(measured.get("best_of_n", {}), prompts, draws)
     return {
         "id": policy,
-        "greedy": _stat(measured["greedy"], prompts, draws),
-        "sampled": _stat(sampled, prompts, draws),
+        "greedy": stat(measured["greedy"], prompts, draws),
+        "sampled": stat(sampled, prompts, draws),
         "pass_at": _pass_at(measured, prompts),
         "best_of_n": best and {"n": int(max(samples)), **best},
-        "greedy_tokens": _stat(measured.get("greedy_tokens", {}), prompts, draws),
+        "greedy_tokens": stat(measured.get("greedy_tokens", {}), prompts, draws),
         "truncated": _mean([measured.get("greedy_truncated", {}).get(p) for p in prompts]),
     }
 
@@ -50,7 +50,7 @@ def reward_numbers(
     policy's own prompts would compare different prompts.
     """
     both = [p for p in prompts if p in base.get("reward", {}) and p in tuned.get("reward", {})]
-    found = [_stat(measured.get("reward", {}), both, draws) for measured in (base, tuned)]
+    found = [stat(measured.get("reward", {}), both, draws) for measured in (base, tuned)]
     return [stat and {**stat, "prompts": len(both)} for stat in found]
 
 
@@ -133,7 +133,8 @@ def _pass_at(measured: Measured, prompts: Sequence[str]) -> dict[str, float]:
     return {k: mean for k, mean in means.items() if mean is not None}
 
 
-def _stat(values: Mapping[str, float], prompts: Sequence[str], draws: Draws) -> dict[str, float] | None:
+def stat(values: Mapping[str, float], prompts: Sequence[str], draws: Draws) -> dict[str, float] | None:
+    """Mean of a metric over the prompts that have it, with its interval; None where none has."""
     known = [values[p] for p in prompts if p in values]
     return _named(bootstrap(known, draws.resamples, draws.seed)) if known else None
 

@@ -4,6 +4,7 @@ Prompts and answers are untrusted: the template escapes everything, and a conten
 escaping might miss. Markup that is passed through comes from `plots` alone, which escapes its own text.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -67,6 +68,7 @@ def charts(card: Mapping[str, Any]) -> dict[str, Markup | None]:
     return {
         "bars": Markup(bars("Right answers on held-out prompts", rows)),
         "curve": Markup(curve("Right at least once in k attempts", ks, lines)) if ks else None,
+        "compute": _compute(card["compute"]) if card.get("compute") else None,
         "reward": _histogram("Rewards of sampled answers", "reward", reward),
         "length": _histogram("Lengths of sampled answers", "tokens", length),
     }
@@ -135,6 +137,31 @@ def _bar(label: str, stat: Mapping[str, float], style: str) -> Bar:
     return Bar(label, stat["mean"], stat["low"], stat["high"], style)
 
 
+def _compute(found: Mapping[str, Any]) -> Markup:
+    """Right answers over the tokens spent: by search, and in the weights."""
+
+    def at(tokens: int, right: Mapping[str, float]) -> tuple[float, float, float, float]:
+        return tokens / scale, 100 * right["mean"], 100 * right["low"], 100 * right["high"]
+
+    widest = max(each["tokens"] for each in [*found["search"], *found["tuned"]])
+    scale, unit = (1e6, "million") if widest >= 2e6 else (1e3, "thousand")
+    tuned = [at(0, found["base"]["right"]), *(at(each["tokens"], each["right"]) for each in found["tuned"])]
+    lines = [Line("one answer", tuned, "tuned")]
+    if found["search"]:
+        lines.append(
+            Line(f"best of {found['search'][-1]['k']}", [at(p["tokens"], p["right"]) for p in found["search"]], "best")
+        )
+    x = Axis(f"{unit} tokens spent on tuning", 0, max(widest / scale, 1e-3), ticks(widest / scale))
+    return Markup(plane("Right answers over tuning compute", x, Axis("right in %", 0, 100, range(0, 101, 25)), lines))
+
+
+def ticks(widest: float) -> list[float]:
+    """Round numbers from 0 to an axis' end, six at most."""
+    scale = 10.0 ** math.floor(math.log10(widest)) if widest > 0 else 1.0
+    step = scale * next(s for s in (0.2, 0.5, 1, 2) if s * scale * 5 >= widest)
+    return [step * i for i in range(int(widest / step + 1e-9) + 1)]
+
+
 def _histogram(title: str, unit: str, found: Mapping[str, Any]) -> Markup | None:
     series: Sequence[Series] = [Series("Base", found["base"], "base"), Series("Tuned", found["tuned"], "tuned")]
     if not any(any(line.values) for line in series):
@@ -168,8 +195,7 @@ def _over_optimisation(over: Mapping[str, Any]) -> Markup:
     if tuned and tuned["kl"] is not None:
         widest = max(widest, min(tuned["kl"], 4 * widest))
         lines.append(Line("tuned, gate", [(tuned["kl"], *(tuned["gate"][n] for n in ("mean", "low", "high")))], "base"))
-    step = next(s for s in (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, widest) if s * 5 >= widest)
-    x = Axis("nats from the base", 0, widest, [step * i for i in range(int(widest / step) + 1)])
+    x = Axis("nats from the base", 0, widest, ticks(widest))
     return Markup(
         plane("Reward and gate score, as the reward is pushed", x, Axis("score", 0, 1, (0, 0.25, 0.5, 0.75, 1)), lines)
     )

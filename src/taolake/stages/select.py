@@ -74,19 +74,21 @@ def groups_of(round_: Round) -> "DataFrame":
 
 
 def _facts(grouped: "DataFrame") -> dict[str, Any]:
-    """What the warm-up's rule and the card need: how many passed, how many abstained, who won."""
+    """What the warm-up's rule and the card need: how many passed, how many abstained, who won, what they cost."""
     from pyspark.sql import functions as f
 
     top = f.array_max(f.transform("members", lambda m: m["reward"]))
     top_a = f.array_max(f.transform(f.filter("members", lambda m: m["stream"] == "A"), lambda m: m["reward"]))
     passed = f.size(f.filter("members", lambda m: m["reward"] > 0)) / f.size("members")
-    rows = grouped.select(top.alias("top"), top_a.alias("top_a"), passed.alias("passed"))
+    tokens = f.aggregate("members", f.lit(0).cast("bigint"), lambda seen, m: seen + f.coalesce(m["tokens"], f.lit(0)))
+    rows = grouped.select(top.alias("top"), top_a.alias("top_a"), passed.alias("passed"), tokens.alias("tokens"))
     told = f.col("top").isNotNull()
     facts = rows.agg(
         f.count(f.lit(1)).alias("prompts"),
         f.count(f.when(told, True)).alias("kept"),
         f.avg(f.when(told, f.col("passed"))).alias("passed"),
         f.avg(f.when(told, (f.coalesce("top_a", f.lit(0.0)) < f.col("top")).cast("double"))).alias("explored"),
+        f.coalesce(f.sum("tokens"), f.lit(0)).alias("tokens"),
     ).collect()[0]
     return {
         "prompts": facts["prompts"],
@@ -94,6 +96,7 @@ def _facts(grouped: "DataFrame") -> dict[str, Any]:
         "abstained": facts["prompts"] - facts["kept"],
         "pass_rate": round(facts["passed"] or 0.0, 4),
         "stream_b_wins": round(facts["explored"] or 0.0, 4),
+        "answer_tokens": facts["tokens"],
     }
 
 
