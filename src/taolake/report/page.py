@@ -145,12 +145,13 @@ def _compute(found: Mapping[str, Any]) -> Markup:
 
     widest = max(each["tokens"] for each in [*found["search"], *found["tuned"]])
     scale, unit = (1e6, "million") if widest >= 2e6 else (1e3, "thousand")
-    tuned = [at(0, found["base"]["right"]), *(at(each["tokens"], each["right"]) for each in found["tuned"])]
-    lines = [Line("one answer", tuned, "tuned")]
+    lines = [
+        Line("tuned", [at(each["tokens"], each["right"]) for each in found["tuned"]], "tuned"),
+        Line("base", [at(0, found["base"]["right"])], "base"),
+    ]
     if found["search"]:
-        lines.append(
-            Line(f"best of {found['search'][-1]['k']}", [at(p["tokens"], p["right"]) for p in found["search"]], "best")
-        )
+        most = found["search"][-1]["k"]
+        lines.append(Line(f"best of {most}", [at(p["tokens"], p["right"]) for p in found["search"]], "best"))
     x = Axis(f"{unit} tokens spent on tuning", 0, max(widest / scale, 1e-3), ticks(widest / scale))
     return Markup(plane("Right answers over tuning compute", x, Axis("right in %", 0, 100, range(0, 101, 25)), lines))
 
