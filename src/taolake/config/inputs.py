@@ -1,9 +1,7 @@
 """Sections of the project file: the task, its logs, the candidates wanted."""
 
 import re
-from collections.abc import Iterator
 from datetime import datetime
-from itertools import count
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -241,6 +239,11 @@ class Budget(Section):
     step: int = Field(4, ge=1, description="Answers a prompt gets in a wave after that.")
     n_max: int = Field(32, ge=1, description="Answers a prompt may get in all.")
     contrast: Share = Field(0.25, description="Worth of a first bad answer to hold others against; a good one is 1.")
+    shares: Literal["won", "fixed"] = Field(
+        "won",
+        description="`won`: a strategy's share grows with how often its answers were winners that the plain one did "
+        "not have, and the plain one's never falls; `fixed`: as `strategies` says.",
+    )
     easy: int = Field(8, ge=1, description="After so many answers, all good, a prompt is not asked again.")
     hopeless: int = Field(16, ge=1, description="After so many answers, none good, a prompt is not asked again.")
 
@@ -292,17 +295,3 @@ class Generate(Section):
         for name in sorted(exact, key=lambda k: counts[k] - exact[k])[:rest]:
             counts[name] += 1
         return counts
-
-    def order(self) -> Iterator[str]:
-        """Whose turn it is, answer by answer: the plain strategy for the probe, then who is furthest behind its share.
-
-        More answers never take one away from a strategy, so that a prompt can be asked again.
-        """
-        given = dict.fromkeys((s.name for s in self.strategies), 0)
-        for n in count(1):
-            if self.budget is not None and n <= self.budget.probe:
-                name = self.plain.name
-            else:
-                name = max(self.strategies, key=lambda s: s.share * n - given[s.name]).name
-            given[name] += 1
-            yield name
