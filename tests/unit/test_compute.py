@@ -40,6 +40,11 @@ def test_answers_of_the_same_base_are_paid_once() -> None:
     assert [p["tokens"] for p in found["search"]] == [100 + 50, 100 + 100], "after the training of round 1"
 
 
+def test_answers_that_were_forgotten_were_paid_for() -> None:
+    done = {1: a_round("base", "one", 1000, 100), 2: a_round("base", "two", 400, 150)}
+    assert spent(done, 2) == [(1, 1100), (2, 1250)]
+
+
 def test_a_new_base_answers_anew() -> None:
     done = {1: a_round("base", "one", 1000, 100), 2: a_round("one", "two", 600, 50)}
     found = section(done, 2, measured, DRAWS)

@@ -31,13 +31,15 @@ def section(done: Done, number: int, measured: Callable[[str, str], Measured], d
     if not spent or spent[-1]["round"] != number:
         return None
     first, last = (done[each["round"]] for each in (spent[0], spent[-1]))
-    tuned = [each | _right(measured, done[each["round"]]["evaluate"], "tuned", draws) for each in spent]
     base = measured(last["evaluate"]["evaluation"], last["evaluate"]["base"])
-    begin = spent[-1]["tokens"] - spent[-1]["trained"] - last["select"]["answer_tokens"]
     return {
         "base": _right(measured, first["evaluate"], "base", draws),
-        "search": search(base, begin, last["select"]["prompts"], draws),
-        "tuned": tuned,
+        "search": search(base, spent[-1]["before"], last["select"]["prompts"], draws),
+        "tuned": [
+            {name: each[name] for name in ("round", "tokens", "trained")}
+            | _right(measured, done[each["round"]]["evaluate"], "tuned", draws)
+            for each in spent
+        ],
     }
 
 
@@ -65,17 +67,21 @@ def search(base: Measured, begin: float, prompts: int, draws: Draws) -> list[dic
 
 
 def _spent(done: Done, number: int) -> list[dict[str, Any]]:
-    """Tokens up to each round that trained and measured: those of answers, counted once a base, and of all training."""
+    """Tokens up to each round that trained and measured: those of answers, counted once a base, and of all training;
+    `before` are those that its own answers and its training are not among."""
     written: dict[str, int] = {}
     trained, found = 0, []
     for each in sorted(r for r in done if r <= number):
         stages = done[each]
         if not {"select", "train", "evaluate"} <= stages.keys() or "answer_tokens" not in stages["select"]:
             continue
-        written[stages["evaluate"]["base"]] = stages["select"]["answer_tokens"]
+        base = stages["evaluate"]["base"]
+        # The same base asked more holds all it was asked before; fewer, where prompts were forgotten, were paid for too.
+        written[base] = max(written.get(base, 0), stages["select"]["answer_tokens"])
         now = stages["train"].get("metrics", {}).get("tokens", 0)
         trained += now
-        found.append({"round": each, "tokens": sum(written.values()) + trained, "trained": now})
+        tokens = sum(written.values()) + trained
+        found.append({"round": each, "tokens": tokens, "trained": now, "before": tokens - now - written[base]})
     return found
 
 
