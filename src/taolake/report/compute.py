@@ -76,7 +76,7 @@ def _spent(done: Done, number: int) -> list[dict[str, Any]]:
         if not {"select", "train", "evaluate"} <= stages.keys() or "answer_tokens" not in stages["select"]:
             continue
         base = stages["evaluate"]["base"]
-        # The same base asked more holds all it was asked before; fewer, where prompts were forgotten, were paid for too.
+        # Of the same base asked more this holds all; fewer are left where prompts were forgotten, and were paid for.
         written[base] = max(written.get(base, 0), stages["select"]["answer_tokens"])
         now = stages["train"].get("metrics", {}).get("tokens", 0)
         trained += now
