@@ -90,13 +90,13 @@ def test_an_honest_reward_trains_to_its_best_look(base: str, tmp_path: Path) -> 
     assert same({n.replace(".default", ""): v for n, v in best.items()}, kept)
 
 
-def test_a_run_without_progress_training_stops_early(base: str, tmp_path: Path) -> None:
-    """A rate too small to learn anything: nothing gets better, so it ends after the second look."""
-    job = braked(base, tmp_path, selections(base), oapl={"epochs": 20, "learning_rate": 1e-9}, brakes={"patience": 1})
-    result = _attempts(job)
-    assert result is not None
-    assert [look["step"] for look in result.metrics["brakes"]["looks"]] == [4, 8]
-    assert result.metrics["steps"] == 8 and result.metrics["brakes"]["best_step"] == 4
+def test_without_progress_training_stops_early_and_nothing_is_kept(base: str, tmp_path: Path) -> None:
+    """A rate too small to learn anything: nothing gets better than the base, so it ends after the second look."""
+    job = braked(base, tmp_path, selections(base), oapl={"epochs": 20, "learning_rate": 1e-9}, brakes={"patience": 2})
+    assert _attempts(job) is None
+    first, second = read_trips(tmp_path)
+    assert first["tripped"] == second["tripped"] == ["no_gain"]
+    assert [look["step"] for look in first["looks"]] == [look["step"] for look in second["looks"]] == [4, 8]
 
 
 @pytest.mark.parametrize("lora", [{"rank": 8, "alpha": 16}, None])
@@ -130,7 +130,7 @@ def test_brakes_look_inside_the_trainers_of_trl(base: str, tmp_path: Path, insid
     for algorithm in ("tao", inside):
         section = {"rft": "warmup", "tao": "oapl"}.get(algorithm, algorithm)
         length = {"steps": 3, "num_generations": 8} if algorithm in ("grpo", "rloo") else {"epochs": 1}
-        settings = {section: {**length, "learning_rate": 0.003}, "brakes": {"every": 1, "patience": 9, **OPEN}}
+        settings = {section: {**length, "learning_rate": 0.003}, "brakes": {"every": 1, "scorer": None, **OPEN}}
         job = braked(base, tmp_path / algorithm, rows, algorithm, **settings)
         assert job.project is not None
         job.project["model"]["max_tokens"] = 48  # what is cut off teaches nothing, and this model ends an answer rarely
@@ -147,7 +147,10 @@ def test_brakes_look_inside_the_trainers_of_trl(base: str, tmp_path: Path, insid
 def test_canaries_are_asked_greedily(base: str, tmp_path: Path) -> None:
     lines = [{"messages": [{"role": "user", "content": "what is this"}], "answer": "never said"}] * 3
     (tmp_path / "canary.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    settings = {"oapl": {"epochs": 1, "learning_rate": 0.001}, "brakes": {"canary": str(tmp_path / "canary.jsonl")}}
+    settings = {
+        "oapl": {"epochs": 1, "learning_rate": 0.001},
+        "brakes": {"canary": str(tmp_path / "canary.jsonl"), "scorer": None},
+    }
     result = _attempts(braked(base, tmp_path, selections(base), **settings))
     assert result is not None
     assert result.metrics["brakes"]["base"]["canary"] == 0.0

@@ -156,25 +156,41 @@ def seen(step: int, held: float | None, *trips: str) -> dict[str, Any]:
     }
 
 
+BASE: dict[str, list[float | None]] = {"held": [0.3]}
+
+
 def test_the_best_look_is_kept() -> None:
-    assert best([seen(1, 0.2), seen(2, 0.5), seen(3, 0.5), seen(4, 0.1)]) == 2
-    assert best([seen(1, 0.2), seen(2, 0.9, "kl")]) == 1
-    assert best([seen(1, None), seen(2, None)]) == 2  # no held-out score: the last
-    assert best([seen(1, 0.9, "kl")]) is None
+    assert best(BASE, [seen(1, 0.2), seen(2, 0.5), seen(3, 0.5), seen(4, 0.1)]) == 2
+    assert best(BASE, [seen(1, 0.4), seen(2, 0.9, "kl")]) == 1
+    assert best({}, [seen(1, None), seen(2, None)]) == 2  # no held-out score: the last
+    assert best(BASE, [seen(1, 0.9, "kl")]) is None
+    assert best(BASE, [seen(1, 0.2), seen(2, 0.3)]) == 0, "none is better than the base"
     assert tripped(seen(1, 0.9, "kl", "length")) == ["kl", "length"]
 
 
 def test_training_stops_at_a_trip_or_without_progress() -> None:
-    assert not should_stop([seen(1, 0.5), seen(2, 0.4), seen(3, 0.4)], 3)
-    assert should_stop([seen(1, 0.5), seen(2, 0.4), seen(3, 0.4), seen(4, 0.5)], 3)
-    assert should_stop([seen(1, 0.5, "kl")], 3)
-    assert not should_stop([seen(i, None) for i in range(9)], 3)
+    assert not should_stop(BASE, [seen(1, 0.5), seen(2, 0.4), seen(3, 0.4)], 3)
+    assert should_stop(BASE, [seen(1, 0.5), seen(2, 0.4), seen(3, 0.4), seen(4, 0.5)], 3)
+    assert should_stop(BASE, [seen(1, 0.5, "kl")], 3)
+    assert not should_stop({}, [seen(i, None) for i in range(1, 9)], 9)
+    assert not should_stop({}, [seen(i, None) for i in range(9)], 3)
+    worse = [seen(1, 0.2), seen(2, 0.1), seen(3, 0.2)]
+    assert should_stop(BASE, worse, 3) and not should_stop(BASE, worse[:2], 3)
+
+
+def test_a_training_that_is_never_better_than_the_base_trips() -> None:
+    said = summary(BASE, [seen(20, 0.25), seen(40, 0.28)])
+    assert (said["tripped"], said["best_step"]) == (["no_gain"], 0)
+    assert said["says"] == "at step 40 no look has a better held-out score than the base: 0.28 at best, the base 0.3"
+    assert summary(BASE, [seen(20, 0.31), seen(40, 0.28)])["tripped"] == []
+    assert summary({}, [seen(20, None)])["tripped"] == [], "without a held-out score nothing says so"
+    assert summary(BASE, [seen(20, 0.2), seen(40, 0.2, "kl")])["tripped"] == ["kl"], "a wire says more"
 
 
 def test_the_evidence_says_what_tripped() -> None:
     said = summary(look(), [seen(20, 0.5), seen(40, 0.4, "kl")])
     assert said["says"] == "at step 40 kl is 2, limit 1"
-    assert (said["tripped"], said["best_step"]) == (["kl"], 20)
+    assert (said["tripped"], said["best_step"]) == (["kl"], 0), "half of the base's are right, as of the first look's"
     assert [entry["held"] for entry in said["looks"]] == [0.5, 0.4]
     error = BrakeError([said, said])
     assert "tripped twice and is discarded: at step 40 kl is 2" in str(error)

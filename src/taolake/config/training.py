@@ -135,8 +135,9 @@ class Rloo(Section):
 class Brakes(Section):
     """Looks at the policy while it trains, on prompts it does not learn from: trip wires, best checkpoint, early stop.
 
-    A wire trips when its limit lies outside the measured interval. After the first trip training begins again at half
-    the rate and length; after the second the round is discarded, and what was measured is kept.
+    A wire trips when its limit lies outside the measured interval, and a training whose looks all have a held-out score
+    no better than the base's trips too. After the first trip training begins again at half the rate and length; after
+    the second the round is discarded, and what was measured is kept.
     """
 
     every: int = Field(20, ge=1, description="Optimiser steps between two looks.")

@@ -3,8 +3,8 @@
 A look draws answers at temperature 1 with the same random numbers every time, scores them with the reward and with the
 held-out scorer, and measures how far the policy is from the base. What that means is said in `taolake.trust.brakes`: a
 tripped wire ends this training, `patience` looks without a better held-out score stop it, and the weights of the best
-look are kept. Looks lie in a file beside the checkpoints, so a resumed run decides as an uninterrupted one would;
-nothing here touches the trainer's own random numbers. Not a scorer and not a verdict.
+look are kept; where that is the base, none are. Looks lie in a file beside the checkpoints, so a resumed run decides as
+an uninterrupted one would; nothing here touches the trainer's own random numbers. Not a scorer and not a verdict.
 """
 
 import contextlib
@@ -85,17 +85,17 @@ class Brake(TrainerCallback):  # type: ignore[misc]
             self.book["looks"].append(
                 {"step": state.global_step, "measured": measured, "wires": [wire._asdict() for wire in found]}
             )
-            if rules.best(self.book["looks"]) == state.global_step:
+            if rules.best(self.book["base"], self.book["looks"]) == state.global_step:
                 save_file({n: p.detach().cpu().contiguous() for n, p in _trainable(model)}, self._best)
             self._write()
         seen = [look for look in self.book["looks"] if look["step"] <= state.global_step]
-        control.should_training_stop |= rules.should_stop(seen, self.spec.patience)
+        control.should_training_stop |= rules.should_stop(self.book["base"], seen, self.spec.patience)
 
     def finish(self, model: Any) -> dict[str, Any]:
         """Put the best look's weights into the model; returns what the looks said.
 
         Raises:
-            Tripped: a wire tripped; it carries the evidence.
+            Tripped: a wire tripped, or no look was better than the base; it carries the evidence.
         """
         said = rules.summary(self.book["base"], self.book["looks"])
         if said["tripped"]:

@@ -24,6 +24,7 @@ _GRAM = 4  # words in a row that are a repetition when they come again
 _FLOOR = 0.05  # shares of repetition and of one answer below this are never a collapse
 _CHANCE = 0.05  # that any wire trips at any look where nothing is wrong
 _WIRES = 10  # with the two sides of length
+NO_GAIN = "no_gain"  # what a training trips whose looks are all no better than the base
 
 
 class Wire(NamedTuple):
@@ -113,16 +114,17 @@ def wires(base: Look, now: Look, spec: Brakes, best_of: int, draws: Draws, looks
     return [wire for wire in found if wire is not None]
 
 
-def best(looks: Sequence[Mapping[str, Any]]) -> int | None:
-    """Step of the look to keep: the best held-out score of those that tripped nothing, the earliest of equals; without
-    a held-out score the last."""
+def best(base: Look, looks: Sequence[Mapping[str, Any]]) -> int | None:
+    """Step of the look to keep: the best held-out score of those that tripped nothing, the earliest of equals; 0, which
+    is the base, where none is better than the base's own; without a held-out score the last. None: all tripped."""
     sound = [look for look in looks if not tripped(look)]
     if not sound:
         return None
-    scores = [mean(look["measured"], "held") for look in sound]
+    steps = [0, *(int(look["step"]) for look in sound)]
+    scores = [mean(base, "held"), *(mean(look["measured"], "held") for look in sound)]
     if any(score is None for score in scores):
-        return int(sound[-1]["step"])
-    return int(sound[max(range(len(sound)), key=lambda i: (scores[i], -i))]["step"])
+        return steps[-1]
+    return steps[max(range(len(steps)), key=lambda i: (scores[i], -i))]
 
 
 def tripped(look: Mapping[str, Any]) -> list[str]:
@@ -130,24 +132,35 @@ def tripped(look: Mapping[str, Any]) -> list[str]:
     return [wire["name"] for wire in look["wires"] if wire["tripped"]]
 
 
-def should_stop(looks: Sequence[Mapping[str, Any]], patience: int) -> bool:
+def should_stop(base: Look, looks: Sequence[Mapping[str, Any]], patience: int) -> bool:
     """Whether the last look tripped a wire, or `patience` looks went by since the best one."""
     if tripped(looks[-1]):
         return True
-    return len([look for look in looks if look["step"] > (best(looks) or 0)]) >= patience
+    return len([look for look in looks if look["step"] > (best(base, looks) or 0)]) >= patience
 
 
 def summary(base: Look, looks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What the looks said, in means: for the books and, where a wire tripped, as evidence."""
+    """What the looks said, in means: for the books and, where a wire or all of them tripped, as evidence.
+
+    A training whose looks all have a held-out score no better than the base's has nothing to keep: `no_gain`. Here it
+    is the training that has to show something, since few prompts with few answers seldom show a loss beyond doubt.
+    """
     last = [wire for wire in looks[-1]["wires"] if wire["tripped"]] if looks else []
+    names, kept = [wire["name"] for wire in last], best(base, looks)
     says = ", ".join(f"{w['name']} is {w['value']:.3g}, limit {w['limit']:.3g}" for w in last)
+    if kept == 0 and not last:
+        top = max(score for look in looks if (score := mean(look["measured"], "held")) is not None)
+        names = [NO_GAIN]
+        says = (
+            f"no look has a better held-out score than the base: {top:.3g} at best, the base {mean(base, 'held'):.3g}"
+        )
     return {
         "base": _means(base),
         "looks": [{"step": look["step"], **_means(look["measured"])} for look in looks],
-        "best_step": best(looks),
-        "tripped": [wire["name"] for wire in last],
+        "best_step": kept,
+        "tripped": names,
         "wires": [dict(wire) for wire in looks[-1]["wires"]] if looks else [],
-        "says": f"at step {looks[-1]['step']} {says}" if last else "",
+        "says": f"at step {looks[-1]['step']} {says}" if says else "",
     }
 
 
