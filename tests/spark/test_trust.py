@@ -137,6 +137,23 @@ def test_a_reward_people_disagree_with_ends_the_round(made: Made) -> None:
 
 
 @pytest.mark.parametrize("required", [False, True])
+def test_choices_that_a_reward_keeps_silent_on_do_not_count(made: Made, required: bool) -> None:
+    """It likes `select 2` alone: of prompts without one it has no opinion, and people chose there too."""
+    picky = {"weights": {"right": 1.0}, "min_scored": 2}
+    found = trust.trust(made(reward=picky)).detail
+    told = found["reward"]["choices"]
+    assert found["measured"] and 20 <= told < found["choices"]
+    round_ = made(reward=picky, trust={"required": required, "min_choices": found["choices"]})
+    if required:
+        with pytest.raises(TrustError, match=rf"has an opinion on {told}, and trust\.min_choices is"):
+            trust.trust(round_)
+        return
+    detail = trust.trust(round_).detail
+    assert (detail["measured"], detail["trusted"]) == (False, True)
+    assert f"has an opinion on {told}, and" in detail["says"]
+
+
+@pytest.mark.parametrize("required", [False, True])
 def test_too_few_choices(made: Made, required: bool) -> None:
     round_ = made(trust={"required": required, "min_choices": 99})
     if required:

@@ -50,6 +50,10 @@ def trust(round_: Round) -> Outcome:
     refused = [f.says for f in against if f.refuses]
     parts = [each for each in detail["scorers"] if each["trains"]]
     refused += [f"{each['name']}: {f['says']}" for each in parts for f in each["findings"] if f["refuses"]]
+    if measured["choices"] < spec.min_choices:  # a reward that keeps silent has shown nothing, whatever it got right
+        silent = _too_few(round_, acts, measured["choices"])
+        detail |= {"measured": False, "says": silent}
+        refused += [silent] if spec.required else []
     detail |= {"trusted": not refused, "says": "; ".join(refused) or detail["says"]}
     if refused:
         raise TrustError(f"the reward is not to be trusted: {'; '.join(refused)}", detail)
@@ -142,10 +146,16 @@ def _rows(against: list[Finding]) -> list[dict[str, Any]]:
     return [f._asdict() for f in against]
 
 
-def _too_few(round_: Round, acts: int) -> str:
+def _too_few(round_: Round, acts: int, told: int | None = None) -> str:
+    """What is missing: choices, or the reward's word on them."""
     wanted = round_.project.trust.min_choices
     models = choices.reward_models(round_)
     kept = f", on prompts that {', '.join(m.name for m in models)} keeps out of its training" if models else ""
+    if told is not None:
+        return (
+            f"the reward cannot be measured: of {acts} choices of people{kept} it has an opinion on {told}, and "
+            f"trust.min_choices is {wanted}; see `taolake tables rewards` for why it abstains"
+        )
     return (
         f"the reward cannot be measured: {acts} choices of people{kept}, and trust.min_choices is {wanted}; collect "
         f"{wanted - acts} more there (`taolake label`), or import some"
