@@ -257,7 +257,9 @@ class Trust(Section):
     """How far the reward must agree with people, on choices kept apart, before it may train. None: reported alone."""
 
     required: bool = Field(False, description="Refuse to train where there are no choices to measure against.")
-    min_choices: int = Field(20, ge=2, description="With fewer choices nothing is measured, and nothing refused.")
+    min_choices: int = Field(
+        20, ge=2, description="With fewer choices that the reward has an opinion on, it counts as not measured."
+    )
     above_chance: bool = Field(
         True, description="Refuse a reward that cannot be told from a coin: the lower end must be above one half."
     )
