@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from taolake.config import Algorithm
-from taolake.selection.weights import advantages, tilt
+from taolake.selection.weights import advantages, tilt, value
 from taolake.stages.lessons import Lessons
 from tests.e2e.toy import row_of
 from tests.projects import fake_project
@@ -68,8 +68,19 @@ def test_regression_takes_complete_stream_a_candidates_alone(tmp_path: Path) -> 
     for made in (plain, tilted):
         assert [row["candidate_id"] for row in made] == ["a", "b", "c", "d", "h"]
     rewards = [0.9, 0.5, 0.1, 0.0, 0.3]
-    assert [row["advantage"] for row in plain] == advantages(rewards, 1.0)
+    soft = value([*rewards, 0.95], 1.0)  # what another strategy found belongs to the prompt's value
+    assert [row["advantage"] for row in plain] == [reward - soft for reward in rewards]
     assert [row["advantage"] for row in tilted] == advantages(tilt(rewards, 4), 1.0)
+
+
+def test_wrong_answers_are_pushed_down_where_another_strategy_was_right(tmp_path: Path) -> None:
+    """Level with each other they would say "stay", and undo what the winner taught."""
+    level = [member(name, 0.0) for name in "abcd"]
+    alone, beside = (
+        [row["advantage"] for row in rows(tmp_path, "tao", GROUP | {"members": group}) if row["kind"] == "regress"]
+        for group in (level, [*level, member("e", 1.0, stream="B")])
+    )
+    assert alone == [0.0] * 4 and len(set(beside)) == 1 and beside[0] < -0.2
 
 
 def test_a_pair_keeps_sampled_ids_and_renders_what_another_prompt_wrote(tmp_path: Path) -> None:

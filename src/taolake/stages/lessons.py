@@ -70,7 +70,11 @@ class Lessons:
         return [self._row("imitate", group, scored[i], text=scored[i]["text"], weight=1.0) for i in drawn]
 
     def regress(self, group: Row, scored: Sequence[Row], tilted: bool = False) -> list[Row]:
-        """All complete stream-A candidates with their advantage, of the reward or of the best-of-k tilt."""
+        """All complete stream-A candidates with their advantage, of the reward or of the best-of-k tilt.
+
+        What other strategies found belongs to the prompt's value: where only they were right, sampled answers that are
+        level with each other and all wrong would otherwise be held where they are, against what imitation has taught.
+        """
         own = [m for m in scored if m["stream"] == "A" and m["finish_reason"] == "stop" and m["token_ids"]]
         if len(own) < 2:
             return []
@@ -78,7 +82,9 @@ class Lessons:
         if tilted:
             gains = weights.advantages(weights.tilt(rewards, self.best_of), train.bond.beta)
         else:
-            gains = weights.advantages(rewards, train.oapl.beta_v)
+            found = [m["reward"] for m in scored if m["stream"] != "A" and _finished(m)]
+            soft = weights.value([*rewards, *found], train.oapl.beta_v)
+            gains = [reward - soft for reward in rewards]
         return [
             self._row("regress", group, m, token_ids=m["token_ids"], advantage=gain, weight=1.0)
             for m, gain in zip(own, gains, strict=True)
