@@ -60,9 +60,9 @@ def share_now(generate: Generate, spec: Budget, told: Mapping[str, Won]) -> dict
     return shares.shares(set_, told, plain_names(generate)) if spec.shares == "won" else set_
 
 
-def plain_names(generate: Generate) -> set[str]:
-    """The strategies of stream A."""
-    return {strategy.name for strategy in generate.strategies if strategy.on_policy}
+def plain_names(generate: Generate) -> list[str]:
+    """The strategies of stream A, in the project's order: sums over them must not depend on a set's."""
+    return [strategy.name for strategy in generate.strategies if strategy.on_policy]
 
 
 def limit(spec: Budget) -> float:
