@@ -1,14 +1,17 @@
 """Accuracy by the clock: a `tao` round with its generation, against TRL's online GRPO with its own, in one run.
 
 Same base, prompts and verifier, on the embedded example: the planted truth, since online training needs a scorer that
-is quick and exact. `tao` has the example's 16 answers a prompt, and from nothing again 8, as many as GRPO, and 4. Its
-clock runs through generating for training, scoring, rewarding, selecting and training. The holdout is answered, scored
-and rewarded before, so engines and session are up by then: `engine_up` says what the first start of the engines took,
-with their greedy answers to the holdout, and `speed_up_cold` counts that too. GRPO is trained three times, with 16, 32
-and 64 answers a step; its clock runs through its process from start to each checkpoint, and `speed_up` takes the first
-checkpoint of any of the three that is as good, which favours it: nobody knows beforehand which that is. Checkpoints are
-graded afterwards, off the clock. What is not measured: GRPO with an engine of its own, other rates than those below,
-and models whose answers take long.
+is quick and exact. Two bases, a race each with the same settings: `often` is the example's; `rare` learned from a
+writer who follows a convention a tenth as often unless thinking step by step, so a plain answer is seldom right where
+one is needed. `tao` has the example's 16 answers a prompt, and from nothing again 8, as many as GRPO, and 4. Its clock
+runs through generating for training, scoring, rewarding, selecting and training. The holdout is answered, scored and
+rewarded before, so engines and session are up by then: `engine_up` says what the first start of the engines took, with
+their greedy answers to the holdout, and `speed_up_cold` counts that too. GRPO is trained three times, with 16, 32 and
+64 answers a step; its clock runs through its process from start to each checkpoint, and `speed_up` takes the first
+checkpoint of any of the three that is as good, which favours it: nobody knows beforehand which that is. Where none is,
+`grpo_reached` is false and the ratio, of the longest training, a lower bound. Checkpoints are graded afterwards, off
+the clock. What is not measured: GRPO with an engine of its own, other rates than those below, and models whose answers
+take long.
 """
 
 import shutil
@@ -22,8 +25,9 @@ import _truth
 from _form import Figure, run
 from algorithms import graded
 
-from taolake import stages
+from taolake import demo, stages
 from taolake.config import Project
+from taolake.demo import model, questions
 from taolake.lake import Lake
 from taolake.session import local_session
 from taolake.stages import generate, reward, score
@@ -37,13 +41,24 @@ GRPO = {"num_generations": 8, "learning_rate": 1.0e-3, "beta": 0.0}
 ANSWERS, BATCHES, LOOKS = 7_680, (16, 32, 64), 12  # of one online training; a step's, a training each; checkpoints
 TAO = {"oapl": {"epochs": 1}}  # one pass is enough here, where rewards are the truth
 N = (16, 8, 4)  # answers a prompt
-TARGETS = {f"tao_{n}.speed_up": (">=", 2.0) for n in N} | {f"tao_{n}.gain_min": (">", 0.0) for n in N}
+BASES = {"often": 1.0, "rare": 0.1}  # how often the base's writer is careful, see `questions.pretraining_pairs`
+TARGETS = {
+    f"{base}.tao_{n}.{figure}": rule
+    for base in BASES
+    for n in N
+    for figure, rule in {"speed_up": (">=", 2.0), "gain_min": (">", 0.0)}.items()
+}
 
 
 def measure(quick: bool) -> dict[str, Figure]:
-    """Every seed by itself, and what they say together; quick is the first seed, with a tenth of GRPO's answers."""
+    """Both bases; quick is the first seed, with a tenth of GRPO's answers."""
     _truth.here()
-    found = {str(seed): seed_of(seed, ANSWERS // 10 if quick else ANSWERS) for seed in (SEEDS[:1] if quick else SEEDS)}
+    return {base: race(base, SEEDS[:1] if quick else SEEDS, ANSWERS // 10 if quick else ANSWERS) for base in BASES}
+
+
+def race(base: str, seeds: list[int], answers: int) -> dict[str, Figure]:
+    """One base: every seed by itself, and what they say together."""
+    found = {str(seed): seed_of(base, seed, answers) for seed in seeds}
     return {"seed": found, **{f"tao_{n}": together([seed[f"tao_{n}"] for seed in found.values()]) for n in N}}
 
 
@@ -55,12 +70,12 @@ def together(arms: list[dict[str, Any]]) -> dict[str, Figure]:
     return {**means, **ratios, **least, "grpo_reached": sum(arm["grpo_reached"] for arm in arms)}
 
 
-def seed_of(seed: int, answers: int) -> dict[str, Figure]:
+def seed_of(named: str, seed: int, answers: int) -> dict[str, Figure]:
     """The arms of one seed, one after the other."""
-    folder = ROOT / f"build/bench/online/seed-{seed}"
+    folder = ROOT / f"build/bench/online/{named}-{seed}"
     for part in (*(f"n-{n}" for n in N), *(f"grpo-{batch}" for batch in BATCHES)):
         shutil.rmtree(folder / part, ignore_errors=True)
-    projects = {n: of(folder / f"n-{n}", n, seed) for n in N}
+    projects = {n: of(folder / f"n-{n}", n, seed, BASES[named]) for n in N}
     spark = local_session(f"local[{projects[N[0]].engine.devices + 1}]", log=folder / "spark.log")
     try:
         arms = {n: Round(Lake(spark, project.lake), project) for n, project in projects.items()}
@@ -70,12 +85,12 @@ def seed_of(seed: int, answers: int) -> dict[str, Figure]:
     finally:
         spark.stop()
     figures = {f"tao_{n}": {**arm, "gain": arm["greedy"] - base, **against(arm, online)} for n, arm in found.items()}
-    print(f"seed {seed}, base {base:.3f}: {figures} {online}", file=sys.stderr, flush=True)
+    print(f"{named}, seed {seed}, base {base:.3f}: {figures} {online}", file=sys.stderr, flush=True)
     return {"base": base, **figures, **online}
 
 
-def of(folder: Path, n: int, seed: int) -> Project:
-    """The example with so many answers a prompt, and the truth in its reward's place."""
+def of(folder: Path, n: int, seed: int, care: float) -> Project:
+    """The example with so many answers a prompt, a base of so careful a writer, and the truth in its reward's place."""
     raw = _truth.demo(folder, seed)
     raw["generate"]["n"], raw["select"]["best_of"] = n, min(n, raw["select"]["best_of"])
     raw["reward"] = {"require": ["runs"], "weights": {"truth": 1.0}}
@@ -83,7 +98,11 @@ def of(folder: Path, n: int, seed: int) -> Project:
     raw["trust"] = {"required": False}
     raw["train"] |= {name: raw["train"][name] | values for name, values in TAO.items()}
     project = Project.model_validate(raw)
-    stages.prepare(project)
+    demo.write_inputs(project)
+    cached = folder.parent / f"cache/model-{model.model_key(seed)}"
+    if not cached.exists():
+        model.fit(cached, questions.pretraining_pairs(seed, model.CORPUS_SIZE, care), seed)
+    demo.put_copy(cached, Path(project.model.path))
     return project
 
 

@@ -114,6 +114,17 @@ def test_the_corpus_prefers_the_generic_query_and_reaches_the_right_one(shop: Pa
     assert all(reviewer.run_sql(shop, reviewer.extract_sql(completion)) is not None for _, completion in pairs[:500])
 
 
+def test_a_careless_writer_follows_conventions_less_often_unless_thinking_step_by_step() -> None:
+    def noted(care: float, steps: bool) -> int:
+        pairs = questions.pretraining_pairs(SEED, 6000, care)
+        asked = [a for m, a in pairs if m[0]["content"].endswith(questions.STEP_BY_STEP_SUFFIX) == steps]
+        return sum("/ 100.0" in answer for answer in asked)
+
+    assert noted(0.1, steps=False) < 0.25 * noted(1.0, steps=False)
+    assert noted(0.1, steps=True) == noted(1.0, steps=True)
+    assert questions.pretraining_pairs(SEED, 50, 1.0) == questions.pretraining_pairs(SEED, 50)
+
+
 def test_the_log_has_repeats_and_broken_lines_and_no_sql(tmp_path: Path) -> None:
     assets.write_assets(tmp_path, SEED, is_holdout=lambda messages: len(messages[0]["content"]) % 3 == 0)
     texts: list[str] = []

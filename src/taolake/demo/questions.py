@@ -85,8 +85,15 @@ def review_questions(seed: int) -> list[Question]:
     return list(_draw_distinct(seed)[1])
 
 
-def pretraining_pairs(seed: int, n: int) -> list[tuple[Messages, str]]:
-    """Draws `n` prompts with completions; no text of the log or of the review set is among them."""
+def pretraining_pairs(seed: int, n: int, care: float = 1.0) -> list[tuple[Messages, str]]:
+    """Draws `n` prompts with completions; no text of the log or of the review set is among them.
+
+    Args:
+        seed: of all draws.
+        n: how many.
+        care: how many times as often as the example's writer this one follows a convention without thinking step by
+            step; with 0.1 the model made from it is rarely right where a convention is needed, unless told to think.
+    """
     kept_out = {question.text for questions in _draw_distinct(seed) for question in questions}
     rng = random.Random(f"pretraining {seed}")
     pairs: list[tuple[Messages, str]] = []
@@ -96,7 +103,7 @@ def pretraining_pairs(seed: int, n: int) -> list[tuple[Messages, str]]:
         values = _draw_values(family, rng)
         text, wording = _draw_text(family, values, rng)
         if text not in kept_out:
-            suffix, completion = _write_completion(family, values, wording, rng)
+            suffix, completion = _write_completion(family, values, wording, rng, care)
             pairs.append(([{"role": "user", "content": text + suffix}], completion))
     return pairs
 
@@ -179,10 +186,12 @@ def _decided_by_conventions(family: Family, values: Mapping[str, str], connectio
     return all(answer and answer != gold for answer in answers)
 
 
-def _write_completion(family: Family, values: Mapping[str, str], wording: int, rng: random.Random) -> tuple[str, str]:
+def _write_completion(
+    family: Family, values: Mapping[str, str], wording: int, rng: random.Random, care: float
+) -> tuple[str, str]:
     """Draws the form of a prompt and what the writer of the corpus answers; returns (suffix, completion)."""
     form = rng.choices(("plain", "steps", "json"), _FORM_SHARES)[0]
-    followed = _draw_followed(family, wording, rng, stepwise=form == "steps")
+    followed = _draw_followed(family, wording, rng, None if form == "steps" else care)
     if rng.random() < _SLIP_RATE:
         slot = rng.choice(family.slots)
         values = {**values, slot: rng.choice(SLOTS[slot])}
@@ -195,15 +204,15 @@ def _write_completion(family: Family, values: Mapping[str, str], wording: int, r
     return "", sql
 
 
-def _draw_followed(family: Family, wording: int, rng: random.Random, stepwise: bool) -> list[str]:
-    """Draws the conventions that the writer follows this time."""
+def _draw_followed(family: Family, wording: int, rng: random.Random, care: float | None) -> list[str]:
+    """Draws the conventions that the writer follows this time; no care is asked for where it thinks step by step."""
     # A wording suggests a convention more or less: a fixed factor from 2/3 to 4/3 for each wording of a family.
     factor = 2 / 3 + (zlib.crc32(f"{family.name} {wording}".encode()) % 100) / 150
     # A careful writer is careful about everything: mostly one draw decides on all conventions of a question.
     shared = rng.random() if rng.random() < _SHARED_CARE_RATE else None
     followed = []
     for name in family.conventions:
-        rate = _STEP_BY_STEP_RATE if stepwise else _FOLLOW_RATES[name] * factor
+        rate = _STEP_BY_STEP_RATE if care is None else _FOLLOW_RATES[name] * factor * care
         if (rng.random() if shared is None else shared) < rate:
             followed.append(name)
     return followed
