@@ -88,6 +88,11 @@ class Tab:
         sent = [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
         return [url for url in sent if not url.startswith(("file:", "blob:", "data:"))]
 
+    def downloads(self) -> list[str]:
+        """States that downloads told of so far, oldest first; events come with answers, so one is asked for."""
+        self.do("1")
+        return [e["params"]["state"] for e in self.events if e["method"] == "Browser.downloadProgress"]
+
     def pressed(self) -> list[str]:
         """What is marked as said on the screen: candidate ids, `none`, `equal`."""
         return list(
@@ -134,13 +139,15 @@ def file(tmp_path: Path) -> Path:
 
 def downloaded(tab: Tab, folder: Path, button: str) -> tuple[str, list[dict[str, Any]]]:
     folder.mkdir()
-    tab.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+    tab.send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder), eventsEnabled=True)
+    before = tab.downloads().count("completed")
     tab.do(f"document.getElementById('{button}').click()")
     deadline = time.monotonic() + 30
-    while not (done := list(folder.glob("*.jsonl"))):
-        assert time.monotonic() < deadline, "nothing was downloaded"
+    while tab.downloads().count("completed") == before:  # the file is there earlier, empty
+        assert time.monotonic() < deadline, (tab.downloads(), list(folder.iterdir()))
         time.sleep(0.1)
-    return done[0].name, read_lines(done[0].read_text(encoding="utf-8"))
+    (done,) = folder.iterdir()
+    return done.name, read_lines(done.read_text(encoding="utf-8"))
 
 
 def test_a_person_answers_by_keys_and_gets_a_file(tab: Tab, file: Path, tmp_path: Path) -> None:
