@@ -190,6 +190,7 @@ def test_an_edit_and_what_was_said_survive_closing(tab: Tab, file: Path, tmp_pat
     tab.do("document.querySelector('.edit:not([hidden]) summary').click()")
     tab.write(".edit:not([hidden]) textarea", "a better\nsecond </script> of p0")
     tab.press("4")  # typed into the box, not chosen
+    time.sleep(1)  # what a page stores reaches the browser a moment later, with no event for it
     tab.open(file)
     assert tab.pressed() == ["p0-1"] and tab.text("#count") == "1 of 3 answered"
     assert tab.do("document.querySelector('.edit:not([hidden])').open") is True

@@ -14,7 +14,7 @@ function load() {
   try {
     const kept = JSON.parse(localStorage.getItem(key));
     if (kept?.said) state = Object.assign(state, kept);
-    localStorage.setItem(key, JSON.stringify(state));
+    localStorage.setItem(key + "-try", ""); // not the state: another tab may have more to say than was read here
   } catch {
     stored = false;
   }
