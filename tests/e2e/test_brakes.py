@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import TrainerControl, TrainerState
 
+from taolake.training.brakes import Brake, Drawn
 from taolake.training.job import TrainJob, read_trips
 from taolake.training.launch import _attempts, launch
 from taolake.trust.brakes import BrakeError
@@ -116,6 +118,34 @@ def test_looking_changes_nothing_and_a_killed_run_decides_alike(
     assert again.metrics["resumed_at"] == 3
     assert again.metrics["brakes"] == straight.metrics["brakes"]
     assert same(weights_of(again.folder), weights_of(straight.folder))
+
+
+def test_a_stop_is_not_forgotten_by_a_process_that_resumes_at_its_checkpoint(base: str, tmp_path: Path) -> None:
+    """Look and checkpoint share a step: the book says stop, the checkpoint does not."""
+    limits = {"patience": 1, "scorer": "right", "max_kl": 1e9, "max_top_answer": 99.0}
+    job = braked(base, tmp_path, selections(base), oapl={"epochs": 20, "learning_rate": 1e-9}, brakes=limits)
+    brake = Brake(job)
+    look = {"held": [0.5] * len(THINGS)}
+    brake.book = {"base": look, "looks": [{"step": 4, "measured": look, "wires": []}]}
+    state = TrainerState(global_step=5, max_steps=100)
+    control = TrainerControl()
+    brake.on_step_end(None, state, control)
+    assert control.should_training_stop
+    state.global_step, control.should_training_stop = 3, False  # resumed before that look
+    brake.on_step_end(None, state, control)
+    assert not control.should_training_stop
+
+
+def test_looks_score_what_is_taken_out_of_an_answer(base: str, tmp_path: Path) -> None:
+    job = braked(base, tmp_path, selections(base))
+    assert job.project is not None
+    job.project["generate"]["strategies"][0]["extract"] = {"kind": "after", "marker": "so:"}
+    brake = Brake(job)
+    row = brake.prompts[0]
+    word = dict(zip(THINGS, WORDS, strict=True))[row["messages"][-1]["content"].split()[-1]]
+    group = [Drawn([], f"hm so: {word}", True), Drawn([], word, True)]
+    assert brake._held(row, group) == [1.0, 0.0]
+    assert brake._rewards(row, [Drawn([], "so: e", True), Drawn([], "e so: a", True)]) == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(

@@ -393,7 +393,7 @@ def test_grpo_moves_the_weights(
     settings = {"grpo": {"steps": 2, "num_generations": 4, "learning_rate": 0.01}, "batch_size": 32}
     job = job_of(base, tmp_path, rows, "grpo", **settings)
     whole = project.model_dump(mode="json", by_alias=True)
-    result = grpo.run(replace(job, project=whole, reward_model=reward_model.folder))
+    result = grpo.run(replace(job, project=whole, reward_model={"people": reward_model.folder}))
     assert result.metrics["steps"] == 2 and result.metrics["prompts"] == 3
     assert 0 < result.metrics["reward_first"] < 1
     moved = [name for name, value in weights_of(result.folder).items() if "lora_B" in name and value.abs().max() > 0]
@@ -404,7 +404,7 @@ def test_grpo_abstains_with_the_whole_group(base: str) -> None:
     from taolake.training.online import FusedReward
 
     scorers = [{"kind": "regex", "name": "vowel", "pattern": "a"}]
-    fused = FusedReward(project_of(base, scorers, {"weights": {"vowel": 1}, "min_scored": 2}), None, None)
+    fused = FusedReward(project_of(base, scorers, {"weights": {"vowel": 1}, "min_scored": 2}), None)
     said = [[{"role": "assistant", "content": text}] for text in ("a", "b", "a", "a")]
     prompts = [messages_of("sky")] * 4
     assert fused(prompts, said, prompt_id=["p", "p", "q", "q"]) == [1.0, 0.0, None, None]

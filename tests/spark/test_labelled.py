@@ -60,6 +60,17 @@ def test_labels_are_imitated(chosen: Round, tmp_path: Path, alone: bool) -> None
     assert (len(rows) == len(told)) is alone
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_the_brakes_look_at_is_not_taught_by_labels(chosen: Round, tmp_path: Path, alone: bool) -> None:
+    labels = {"path": write_labels(tmp_path / "labels.jsonl", splits()["train"]), "alone": alone}
+    round_ = selected(chosen, select={"labels": labels}, train={"algorithm": "rft", "brakes": {"share": 0.4}})
+    rows = round_.lake.rows(lake.SELECTIONS, selection=round_.done("select").detail["selection"])
+    looked_at = {row["prompt_id"] for row in rows if row["kind"] == "dev"}
+    taught = {row["prompt_id"] for row in rows if row["kind"] != "dev"}
+    assert len(looked_at) > 2 and len(taught) > 2 and not looked_at & taught
+    assert len(looked_at | taught) == len(splits()["train"])
+
+
 def test_labels_calibrate_the_reward_and_set_k(fake_round: Round, tmp_path: Path) -> None:
     """The reward takes a refusal for as good as the right answer; labels know that `select 2` alone is right."""
     labelled = [question for question in splits()["train"] if question != "question 7"][:12]

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from taolake import lake, stages
+from taolake.stages import evaluate, generate, learned, reward, score, select
 from taolake.stages.round import Round
 from taolake.trust import TrustError
 from tests.projects import changed, copied
@@ -73,3 +74,44 @@ def test_a_reward_that_never_rises_ends_the_round_with_what_was_measured(generat
     record = round_.records()["select"]
     assert record.state == "failed" and record.detail["best_of"]["k"] == 1
     assert record.detail["best_of"]["points"][-1]["mean"] < record.detail["best_of"]["points"][0]["mean"]
+
+
+def test_the_same_project_with_other_rewards_makes_another_selection(
+    generated: Round, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `taolake label import`: the file is what it was, and a reward model has learned something else."""
+    from pyspark.sql import functions as f
+
+    round_ = upto_select(with_reward(generated, {"two": 1.0}, train={"algorithm": "rft"}))
+    before = round_.done("select").detail
+    assert learned.reads(round_.lake, round_.number, before["selection"])
+    assert select.select(round_).detail == before  # nothing has changed: the same name, and nothing is written twice
+    told, flipped = reward.current, (1 - f.col("reward")).alias("reward")
+
+    def other(*given: Any) -> Any:
+        rows = told(*given)
+        return rows.select(*(flipped if name == "reward" else name for name in rows.columns))
+
+    monkeypatch.setattr(reward, "current", other)
+    after = select.select(round_).detail
+    assert after["selection"] != before["selection"]
+    rows = [round_.lake.rows(lake.SELECTIONS, selection=found["selection"]) for found in (before, after)]
+    texts = [{row["text"] for row in some} for some in rows]
+    assert texts[0] == {"select 2"} and "select 2" not in texts[1] and texts[1]
+
+
+def test_new_holdout_prompts_are_measured_by_the_same_project(generated: Round) -> None:
+    from pyspark.sql import functions as f
+
+    round_ = with_reward(generated, {"two": 1.0}, train={"algorithm": "rft"})
+    for name in ("ingest", "generate", "label", "score", "reward"):
+        stages.run(round_, name)
+    first = evaluate.compare(round_, round_.base, round_.base).detail
+    assert first == evaluate.compare(round_, round_.base, round_.base).detail
+    held = round_.lake.read(lake.PROMPTS).where("split = 'train'").limit(1).withColumn("split", f.lit("holdout"))
+    round_.lake.merge(lake.PROMPTS, held)
+    generate.fill(round_, round_.base, generate.holdout_cells(round_.project))
+    score.fill(round_, round_.base)
+    reward.fill(round_, round_.base)
+    second = evaluate.compare(round_, round_.base, round_.base).detail
+    assert second["evaluation"] != first["evaluation"] and second["prompts"] == first["prompts"] + 1

@@ -306,6 +306,25 @@ def test_grpo_groups_must_be_large_enough_to_be_rewarded() -> None:
         Project.model_validate(raw)
 
 
+def test_what_learns_from_ids_is_refused_an_endpoint(tmp_path: Path) -> None:
+    raw = fake_project(tmp_path).model_dump(mode="json", by_alias=True)
+    raw["engine"] = {"kind": "endpoint", "url": "http://host/v1", "model": "m"}
+    for algorithm in ("rft", "dpo", "kto"):
+        Project.model_validate(raw | {"train": {"algorithm": algorithm}})
+    for algorithm in ("tao", "bond"):
+        with pytest.raises(ValueError, match=f"{algorithm}' learns from the token ids of answers"):
+            Project.model_validate(raw | {"train": {"algorithm": algorithm}})
+
+
+def test_other_tasks_are_refused_where_scores_are_made_in_the_trainer(tmp_path: Path) -> None:
+    raw = fake_project(tmp_path).model_dump(mode="json", by_alias=True)
+    raw["train"] |= {"others": [{"project": "conf/other.yml"}]}
+    Project.model_validate(raw)
+    raw["train"]["algorithm"] = "grpo"
+    with pytest.raises(ValueError, match=r"where train\.others have no scorers"):
+        Project.model_validate(raw)
+
+
 @pytest.mark.parametrize(
     ("scorer", "reward", "said"),
     [
@@ -333,6 +352,7 @@ def test_grpo_is_refused_what_only_a_stage_can_do(scorer: dict[str, Any], reward
         ({"scorer": "query"}, "'query' is part of the reward; brakes need another"),
         ({"scorer": "wide"}, "'wide' of kind 'relevance' cannot judge one answer inside the trainer"),
         ({"scorer": "judge", "samples": 1}, "a rank correlation compares answers"),
+        ({"samples": 3}, "samples 3 is below reward.min_scored 4: every prompt looked at would abstain"),
     ],
 )
 def test_the_brakes_scorer_stands_apart(tmp_path: Path, brakes: dict[str, Any], said: str) -> None:

@@ -112,3 +112,9 @@ def test_prompts_that_the_brakes_look_at_are_not_learned_from(tmp_path: Path) ->
 def test_an_abstained_prompt_teaches_nothing(tmp_path: Path) -> None:
     silent = {**GROUP, "members": [member("a", None), member("b", None)]}
     assert [rows(tmp_path, algorithm, silent) for algorithm in get_args(Algorithm)] == [[]] * 7
+
+
+@pytest.mark.parametrize(("least", "imitated"), [(0.0, "abe"), (0.9, "ae"), (0.91, "e"), (1.0, "")])
+def test_an_answer_at_the_least_reward_is_imitated(tmp_path: Path, least: float, imitated: str) -> None:
+    made = rows(tmp_path, "rft", min_reward=least, rows_per_prompt=8)
+    assert sorted(row["candidate_id"] for row in made) == list(imitated)

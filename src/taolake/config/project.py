@@ -109,11 +109,21 @@ class Project(Section):
         if self.train.online:
             self._can_train_online()
         self._brakes_stand_apart()
+        self._ids_come_with_answers()
         self._measure_stands_apart()
         self._labels_measure()
         self._budget_reads_answers_alone()
         self._labels_are_imitated()
         return self
+
+    def _ids_come_with_answers(self) -> None:
+        """Regression is on the ids that were sampled, which an endpoint does not tell."""
+        name = self.train.algorithm
+        if self.engine.kind == "endpoint" and name in ("tao", "bond"):
+            raise ValueError(
+                f"train.algorithm {name!r} learns from the token ids of answers, which an endpoint does not give: set "
+                "it to 'rft', 'dpo' or 'kto', or engine.kind to 'vllm'"
+            )
 
     def _labels_are_imitated(self) -> None:
         """Labels reach the trainer as answers to imitate, which two algorithms do."""
@@ -187,7 +197,14 @@ class Project(Section):
 
     def _brakes_stand_apart(self) -> None:
         """The scorer that picks checkpoints trained nothing, judges an answer alone, and runs in the trainer."""
-        name = self.train.brakes.scorer if self.train.brakes else None
+        if self.train.brakes is None:
+            return
+        if self.rewards_in_the_trainer and self.train.brakes.samples < self.reward.min_scored:
+            raise ValueError(
+                f"train.brakes.samples {self.train.brakes.samples} is below reward.min_scored "
+                f"{self.reward.min_scored}: every prompt looked at would abstain; raise the one or lower the other"
+            )
+        name = self.train.brakes.scorer
         if name is None:
             return
         spec = next((s for s in self.scorers if s.name == name), None)
@@ -206,6 +223,11 @@ class Project(Section):
     def _can_train_online(self) -> None:
         """What `grpo` and `rloo` ask for beyond the rest: they score inside the trainer, one batch at a time."""
         name = self.train.algorithm
+        if self.train.others:
+            raise ValueError(
+                f"{name} scores inside the trainer, where train.others have no scorers: tune the tasks apart, or set "
+                "train.algorithm to 'tao'"
+            )
         group = (self.train.rloo if name == "rloo" else self.train.grpo).num_generations
         if group < self.reward.min_scored:
             raise ValueError(

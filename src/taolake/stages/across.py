@@ -76,7 +76,8 @@ def balance(round_: Round, selection: str, rows: "DataFrame", told: int) -> "tup
     if round_.number == 1 or round_.project.train.algorithm not in _IMITATING:
         return rows, {}
     self_made = starts_from_own(round_)
-    anchors = _winners(round_, selection, self_made)
+    looked_at = rows.where("kind = 'dev'").select("prompt_id")  # by the brakes: nobody teaches these
+    anchors = _winners(round_, selection, self_made).join(looked_at, "prompt_id", "left_anti")
     if not self_made and anchors.isEmpty():  # the same base as ever: its earlier winners are in play by themselves
         return rows, {"replayed": 0, "self_made": 0}
     own = rows.where(f.col("kind") == "imitate").count()

@@ -4,8 +4,9 @@ The only stage that reads gold labels (law 4). Without any, a judge that is not 
 The tuned adapter is served by the same engine, unmerged. Intervals and verdicts are made from these rows, not here.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from taolake import ids, lake
@@ -51,10 +52,15 @@ def compare(round_: Round, base: Policy, tuned: Policy, best: Policy | None = No
         tokens += generate.fill(round_, policy, generate.holdout_cells(round_.project)).tokens
         score.fill(round_, policy)
         reward.fill(round_, policy)
-    evaluation = fingerprints(round_.project)["evaluate"]
-    for policy in {p.id: p for p in (base, tuned, best) if p is not None}.values():
-        measured = map_rows(_groups(round_, policy), lake.EVALUATIONS.columns, _measure(round_, evaluation, policy.id))
-        round_.lake.append_once(lake.EVALUATIONS, measured, ids.content_hash(evaluation, policy.id))
+    who = sorted({p.id: p for p in (base, tuned, best) if p is not None}.items())
+    with contextlib.ExitStack() as held:  # each is looked at twice
+        asked = {name: _groups(round_, policy).persist() for name, policy in who}
+        for rows in asked.values():
+            held.callback(rows.unpersist)
+        evaluation = _name_of(round_, asked)
+        for name, rows in asked.items():
+            measured = map_rows(rows, lake.EVALUATIONS.columns, _measure(round_, evaluation, name))
+            round_.lake.append_once(lake.EVALUATIONS, measured, ids.content_hash(evaluation, name))
     written = round_.lake.read(lake.EVALUATIONS).where(f.col("evaluation") == evaluation)
     counts = written.where(f.col("metric") == "greedy").groupBy("model").count().collect()
     prompts = {row["model"]: row["count"] for row in counts}
@@ -62,6 +68,18 @@ def compare(round_: Round, base: Policy, tuned: Policy, best: Policy | None = No
         raise ValueError("no holdout prompt has a label or a judge's word; check evaluate.gold.path and ingest.holdout")
     detail = {"evaluation": evaluation, "base": base.id, "tuned": tuned.id, "prompts": prompts.get(base.id, 0)}
     return Outcome(written.count(), tokens, detail)
+
+
+def _name_of(round_: Round, asked: Mapping[str, "DataFrame"]) -> str:
+    """Hash of all that is measured: the project file alone stays what it was where there are new holdout prompts, or
+    other rewards, since."""
+    from pyspark.sql import functions as f
+
+    seen = []
+    for name, rows in asked.items():
+        members = rows.select(f.explode("members").alias("m")).select("m.candidate_id", "m.reward", "m.judged")
+        seen.append([name, round_.lake.content_id(members, "candidate_id", "reward", "judged")])
+    return ids.content_hash(fingerprints(round_.project)["evaluate"], seen)
 
 
 def _groups(round_: Round, policy: Policy) -> "DataFrame":

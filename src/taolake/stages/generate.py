@@ -77,7 +77,15 @@ def fill(round_: Round, policy: Policy, wanted: list[Cells], single: "DataFrame 
         policy: who answers.
         wanted: samples per strategy and split; every strategy that answers is named here.
         single: further cells, prompt by prompt: prompt_id, strategy, word, owed.
+
+    Raises:
+        ValueError: an endpoint, which answers with the model it serves, is asked for what was tuned here.
     """
+    if round_.project.engine.kind == "endpoint" and policy.id != round_.base.id:
+        raise ValueError(
+            f"engine.kind 'endpoint' answers with {round_.project.engine.model!r}, got policy {policy.id[:8]}, which "
+            "was tuned here: set engine.kind to 'vllm' from evaluate on; the endpoint's answers stay"
+        )
     desk = Desk(round_, policy)
     folder = Path(round_.project.work).resolve() / "plan" / desk.folder.name
     try:

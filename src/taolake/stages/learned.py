@@ -123,7 +123,8 @@ def reads(lake_: Lake, number: int, selection: str) -> dict[str, int]:
     """Table versions that a selection was made from; empty where the round has been selected anew since."""
     from pyspark.sql import functions as f
 
-    mine = (f.col("round") == number) & (f.col("stage") == "select") & (f.col("fingerprint") == selection)
+    name = f.get_json_object("detail", "$.selection")
+    mine = (f.col("round") == number) & (f.col("stage") == "select") & (name == selection)
     row = lake_.read(lake.ROUNDS).where(mine).select("reads").first()
     return dict(row["reads"]) if row is not None else {}
 

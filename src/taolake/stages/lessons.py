@@ -63,9 +63,8 @@ class Lessons:
         """Winners, drawn without replacement as a random best-of-k would draw them."""
         spec = self.project.select
         share = weights.order_statistic_weights([m["reward"] for m in scored], self.best_of)
-        able = [
-            w if _finished(m) and m["reward"] > spec.min_reward else 0.0 for w, m in zip(share, scored, strict=True)
-        ]
+        good = [_finished(m) and 0 < m["reward"] >= spec.min_reward for m in scored]
+        able = [w if fit else 0.0 for w, fit in zip(share, good, strict=True)]
         drawn = weights.draw(able, spec.rows_per_prompt, self._seed(group))
         return [self._row("imitate", group, scored[i], text=scored[i]["text"], weight=1.0) for i in drawn]
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 def select(round_: Round) -> Outcome:
     """Write the rows of this selection, once."""
-    selection = fingerprints(round_.project)["select"]
     measured = best_of.measure(round_)
     with contextlib.ExitStack() as held:  # each is looked at more than once
         held.callback((grouped := groups_of(round_).persist()).unpersist)
         k = measured["k"] if measured else round_.project.select.best_of
+        selection = _name_of(round_, grouped, k)
         rows, past = made_of(round_, grouped, selection, k)
         round_.lake.append_once(lake.SELECTIONS, rows, ids.content_hash(round_.number, selection))
         held.callback((made := written(round_, selection).persist()).unpersist)
@@ -38,14 +38,27 @@ def select(round_: Round) -> Outcome:
     return Outcome(sum(kinds.values()), 0, detail)
 
 
+def _name_of(round_: Round, grouped: "DataFrame", k: int) -> str:
+    """Hash of all that shapes the rows: the project file alone stays what it was where people's choices, imported
+    since, have changed the rewards."""
+    from pyspark.sql import functions as f
+
+    members = grouped.select(f.explode("members").alias("m")).select("m.candidate_id", "m.reward", "m.reason")
+    seen = round_.lake.content_id(members, "candidate_id", "reward", "reason")
+    return ids.content_hash(fingerprints(round_.project)["select"], seen, k)
+
+
 def made_of(round_: Round, grouped: "DataFrame", selection: str, k: int) -> "tuple[DataFrame, dict[str, Any]]":
     """The rows of a selection, from groups, labels and earlier rounds, and what those added; nothing is written."""
     lesson = lessons.of(round_.project, round_.number, selection, k)
     rows = map_rows(grouped, lake.SELECTIONS.columns, lesson.of_groups)
     told, labels = labelled.rows(round_, selection), round_.project.select.labels
+    looked_at = rows.where("kind = 'dev'")
+    if told is not None:  # what the brakes look at is not taught by anybody
+        told = told.join(looked_at.select("prompt_id"), "prompt_id", "left_anti")
     rows, past = across.balance(round_, selection, rows, told.count() if told is not None else 0)
     if labels is not None and told is not None:
-        rows = told if labels.alone else rows.unionByName(told)
+        rows = (looked_at if labels.alone else rows).unionByName(told)
     return rows, past
 
 

@@ -42,6 +42,7 @@ def opened(round_: Round, other: OtherTask) -> Round:
 def rows(round_: Round, selection: str) -> tuple["pa.Table", dict[str, int]]:
     """This round's training rows with those of the other tasks, and the prompts seen of each task."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     tables = {round_.project.task.name: training_rows(round_, selection)}
     spec = round_.project.train
@@ -51,7 +52,9 @@ def rows(round_: Round, selection: str) -> tuple["pa.Table", dict[str, int]]:
     for other in spec.others:
         theirs = opened(round_, other)
         name = theirs.project.task.name
-        tables[name] = training_rows(theirs, theirs.done("select").detail["selection"])
+        table = training_rows(theirs, theirs.done("select").detail["selection"])
+        # The brakes score with this project's scorers, which say nothing of another task.
+        tables[name] = table.filter(pc.not_equal(table["kind"], "dev"))
         weights[name] = other.weight
     prompts = {name: sorted(set(table["prompt_id"].to_pylist())) for name, table in tables.items()}
     wanted = mix.quotas({name: len(found) for name, found in prompts.items()}, weights, spec.mixing)
@@ -64,6 +67,11 @@ def rows(round_: Round, selection: str) -> tuple["pa.Table", dict[str, int]]:
         times = [min(seen[p], 1) if k == "dev" else seen[p] for p, k in zip(owner, kind, strict=True)]
         parts.append(table.take([i for i, count in enumerate(times) for _ in range(count)]))
     return pa.concat_tables(parts), wanted
+
+
+def content_of(table: "pa.Table") -> str:
+    """Hash of training rows in their order."""
+    return ids.content_hash(table["selection"].to_pylist(), table["row_id"].to_pylist())
 
 
 def evaluate_others(round_: Round) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taolake import databricks
+from taolake import databricks, ids
 from taolake.config import Project
 from taolake.stages import fingerprints, together
 from taolake.stages.reward_model import train_reward_model
@@ -64,9 +64,11 @@ def _job(round_: Round) -> tuple[TrainJob, Any]:
 
     project = round_.project
     picked = round_.done("select").detail
-    folder = round_.work / f"train-{fingerprints(project)['train'][:12]}"
+    table, seen = together.rows(round_, picked["selection"])
+    name = ids.content_hash(fingerprints(project)["train"], together.content_of(table))
+    folder = round_.work / f"train-{name[:12]}"
     folder.mkdir(parents=True, exist_ok=True)
-    rows, (table, seen) = folder / "selection.parquet", together.rows(round_, picked["selection"])
+    rows = folder / "selection.parquet"
     pq.write_table(table, rows)
     scored = project.train.online or project.train.brakes is not None
     job = TrainJob(
@@ -80,7 +82,7 @@ def _job(round_: Round) -> tuple[TrainJob, Any]:
         dtype=project.model.dtype,
         warmup=warms_up(project, picked, "imitate" in table["kind"].to_pylist()),
         project=project.model_dump(mode="json", by_alias=True) if scored else None,
-        reward_model=_reward_model(round_) if scored else None,
+        reward_model=_reward_models(round_) if scored else None,
     )
     return job, seen
 
@@ -92,8 +94,8 @@ def warms_up(project: Project, picked: Mapping[str, Any], winners: bool) -> bool
     return when == "always" or (when == "auto" and needed and winners)
 
 
-def _reward_model(round_: Round) -> str | None:
-    for spec in round_.project.scorers:
-        if spec.kind == "reward_model":
-            return str(Path(train_reward_model(round_, spec).folder))
-    return None
+def _reward_models(round_: Round) -> dict[str, str] | None:
+    """Folders of the reward models that have a say in the reward, by scorer."""
+    said = round_.project.reward.reads
+    models = [spec for spec in round_.project.scorers if spec.kind == "reward_model" and spec.name in said]
+    return {spec.name: str(Path(train_reward_model(round_, spec).folder)) for spec in models} or None

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from taolake import scoring
 from taolake.config import Brakes, Project
+from taolake.scoring.extract import extract
 from taolake.training import oapl, offline, setup
 from taolake.training.job import TrainJob, write_atomic
 from taolake.training.online import FusedReward
@@ -58,7 +59,7 @@ class Brake(TrainerCallback):  # type: ignore[misc]
         if not self.prompts:
             raise ValueError(f"{job.rows} has no `dev` rows, wanted prompts to look at: raise train.brakes.share")
         proxy = self.project.rewards_in_the_trainer
-        self.proxy = FusedReward(self.project, job.reward_model, self.tokenizer) if proxy else None
+        self.proxy = FusedReward(self.project, job.reward_model) if proxy else None
         named = next((s for s in self.project.scorers if s.name == self.spec.scorer), None)
         self.held = scoring.build(named) if named else None
         self.canaries = _canaries(self.spec.canary)
@@ -76,9 +77,8 @@ class Brake(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Look when it is time, keep the weights of the best look, and say when to stop."""
-        if state.global_step % self.spec.every and state.global_step != state.max_steps:
-            return
-        if state.global_step not in [look["step"] for look in self.book["looks"]]:
+        looked = state.global_step in [look["step"] for look in self.book["looks"]]
+        if not looked and (state.global_step % self.spec.every == 0 or state.global_step == state.max_steps):
             measured = self._look(model, model)
             draws, looks = Draws(_RESAMPLES, self.job.seed), -(-state.max_steps // self.spec.every)
             found = rules.wires(self.book["base"], measured, self.spec, self.project.select.best_of, draws, looks)
@@ -88,8 +88,10 @@ class Brake(TrainerCallback):  # type: ignore[misc]
             if rules.best(self.book["base"], self.book["looks"]) == state.global_step:
                 save_file({n: p.detach().cpu().contiguous() for n, p in _trainable(model)}, self._best)
             self._write()
+        # At every step: a process that resumes at the checkpoint of the last look has not heard its word.
         seen = [look for look in self.book["looks"] if look["step"] <= state.global_step]
-        control.should_training_stop |= rules.should_stop(self.book["base"], seen, self.spec.patience)
+        if seen:
+            control.should_training_stop |= rules.should_stop(self.book["base"], seen, self.spec.patience)
 
     def finish(self, model: Any) -> dict[str, Any]:
         """Put the best look's weights into the model; returns what the looks said.
@@ -100,8 +102,7 @@ class Brake(TrainerCallback):  # type: ignore[misc]
         said = rules.summary(self.book["base"], self.book["looks"])
         if said["tripped"]:
             raise rules.Tripped(said)
-        if said["best_step"] != said["looks"][-1]["step"]:
-            model.load_state_dict(load_file(self._best, device=str(model.device)), strict=False)
+        model.load_state_dict(load_file(self._best, device=str(model.device)), strict=False)
         return said
 
     @property
@@ -182,7 +183,10 @@ class Brake(TrainerCallback):  # type: ignore[misc]
         return self.proxy([row["messages"]] * len(group), said, [row["prompt_id"]] * len(group))
 
     def _held(self, row: dict[str, Any], group: Sequence[Drawn]) -> list[float | None]:
-        return [] if self.held is None else [self.held(row["messages"], drawn.text).value for drawn in group]
+        if self.held is None:
+            return []
+        answers = [extract(drawn.text, self.project.generate.plain.extract) for drawn in group]
+        return [0.0 if answer is None else self.held(row["messages"], answer).value for answer in answers]
 
     def _log_probs(self, model: Any, rows: Sequence[dict[str, Any]]) -> list[float]:
         return oapl.score(model, rows, self.tokenizer.pad_token_id, offline.micro(self.job), "look")

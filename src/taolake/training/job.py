@@ -41,8 +41,8 @@ class TrainJob:
         max_length: prompt plus answer, in tokens; longer rows are left out and counted.
         dtype: type of the base's weights, as in `config.Model`.
         warmup: for `tao`, whether imitation comes before the regression.
-        project: the whole `config.Project` by alias; for `grpo` and `rloo`, which score while they train.
-        reward_model: folder of the round's reward model, for those two.
+        project: the whole `config.Project` by alias; for `grpo`, `rloo` and brakes, which score while they train.
+        reward_model: folders of the reward models that the reward reads, by scorer; with `project` alone.
     """
 
     algorithm: Algorithm | Literal["reward"]
@@ -55,7 +55,7 @@ class TrainJob:
     dtype: str
     warmup: bool = True
     project: dict[str, Any] | None = None
-    reward_model: str | None = None
+    reward_model: dict[str, str] | None = None
     attempt: int = 1
 
     def to_json(self) -> str:
@@ -69,9 +69,14 @@ class TrainJob:
 
     @property
     def fingerprint(self) -> str:
-        """Content hash of the job and its rows; where it writes does not count."""
+        """Content hash of the job, its rows and what a trainer reads of the project; where it writes does not count."""
         folds = {"folded": True} if self.algorithm in _FOLDING else {}
-        return content_hash({**asdict(self), "rows": file_hash(Path(self.rows)), "out": "", **folds})
+        read = self.project and {
+            **{name: self.project[name] for name in ("scorers", "reward", "model")},
+            "best_of": self.project["select"]["best_of"],
+            "strategies": self.project["generate"]["strategies"],
+        }
+        return content_hash({**asdict(self), "rows": file_hash(Path(self.rows)), "out": "", "project": read, **folds})
 
     @property
     def processes(self) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 from taolake import scoring
 from taolake.config import AgreementScorer, Project, RewardModelScorer
 from taolake.scoring.agreement import agreement
+from taolake.scoring.extract import extract
 from taolake.selection.combine import combine, squash
 from taolake.training import reward, setup
 from taolake.training.job import TrainJob, TrainResult, read_rows
@@ -56,7 +57,7 @@ def run(job: TrainJob, name: str, make: Callable[..., Any]) -> TrainResult:
     trainer = make(
         model,
         arguments=shared,
-        reward_funcs=FusedReward(project, job.reward_model, tokenizer),
+        reward_funcs=FusedReward(project, job.reward_model),
         train_dataset=Dataset.from_list(schedule(prompts, size, spec["steps"], job.seed)),
         processing_class=tokenizer,
         peft_config=adapter,
@@ -102,22 +103,22 @@ class FusedReward:
 
     __name__ = "fused_reward"
 
-    def __init__(self, project: Project, reward_model: str | None, tokenizer: Any):
+    def __init__(self, project: Project, folders: Mapping[str, str] | None):
         used = project.reward.reads
         groups = {s.name: s.over for s in project.scorers if isinstance(s, AgreementScorer) and s.over}
         self.groups = {name: over for name, over in groups.items() if name in used}
         needed = used | set(self.groups.values())
         models = [s.name for s in project.scorers if isinstance(s, RewardModelScorer) and s.name in used]
-        if models and reward_model is None:
-            raise ValueError(f"the reward uses reward model {models[0]!r}: got no folder of it, wanted `reward_model`")
-        self.spec = project.reward
-        self.tokenizer = tokenizer
+        for name in models:
+            if name not in (folders or {}):
+                raise ValueError(f"the reward uses reward model {name!r}: got no folder of it in `reward_model`")
+        self.spec, self.taken = project.reward, project.generate.plain.extract
         self.pure = {
             s.name: scoring.build(s)
             for s in project.scorers
             if s.name in needed and not isinstance(s, AgreementScorer | RewardModelScorer)
         }
-        self.models = {name: reward.load(str(reward_model)) for name in models}
+        self.models = {name: reward.Loaded((folders or {})[name]) for name in models}
 
     def __call__(
         self, prompts: Sequence[Sequence[Message]], completions: Sequence[Any], prompt_id: Sequence[str], **_: Any
@@ -126,21 +127,22 @@ class FusedReward:
         rewards: list[float | None] = [None] * len(prompts)
         for prompt in dict.fromkeys(prompt_id):
             members = [i for i, owner in enumerate(prompt_id) if owner == prompt]
-            answers = [str(completions[i][-1]["content"]) for i in members]
+            answers = [extract(str(completions[i][-1]["content"]), self.taken) for i in members]
             fused = combine(self.scores(prompts[members[0]], answers), self.spec)
             for i, combined in zip(members, fused, strict=True):
                 rewards[i] = combined.reward
         return rewards
 
-    def scores(self, messages: Sequence[Message], answers: Sequence[str]) -> list[Mapping[str, Score | None]]:
-        """Every scorer's word on one prompt's answers."""
+    def scores(self, messages: Sequence[Message], answers: Sequence[str | None]) -> list[Mapping[str, Score | None]]:
+        """Every scorer's word on one prompt's answers; None is one that could not be taken out, which is wrong."""
         scored: list[dict[str, Score | None]] = [
-            {name: scorer(messages, answer) for name, scorer in self.pure.items()} for answer in answers
+            {name: Score(0.0) if answer is None else scorer(messages, answer) for name, scorer in self.pure.items()}
+            for answer in answers
         ]
         for name, model in self.models.items():
-            rows = [reward.render_for_reward(self.tokenizer, messages, answer) for answer in answers]
-            for given, value in zip(scored, squash(reward.score(model, rows)), strict=True):
-                given[name] = Score(value)
+            values = iter(squash(model(messages, [answer for answer in answers if answer is not None])))
+            for given, answer in zip(scored, answers, strict=True):
+                given[name] = Score(None, "abstain") if answer is None else Score(next(values))
         for name, over in self.groups.items():
             keys = [None if (found := given[over]) is None else found.answer_key for given in scored]
             for given, share, key in zip(scored, agreement(keys), keys, strict=True):
