@@ -6,6 +6,7 @@ from itertools import combinations
 import pytest
 
 from taolake.selection.weights import advantages, best_of_k, different_in, draw, order_statistic_weights, tilt, value
+from taolake.trust.curve import kl_of_best_of
 
 GROUPS = [
     [0.5],
@@ -91,6 +92,7 @@ def test_the_tilt_is_as_far_from_the_base_as_best_of_k() -> None:
         won = order_statistic_weights([float(i) for i in range(4000)], k)
         distance = math.fsum(w * math.log(w * 4000) for w in won if w > 0)
         assert distance == pytest.approx(math.log(k) - (k - 1) / k, abs=0.01)
+        assert distance == pytest.approx(kl_of_best_of(k), abs=0.01)
 
 
 def test_draw_is_seeded_and_without_replacement() -> None:
