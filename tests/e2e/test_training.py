@@ -242,20 +242,27 @@ def test_killed_job_resumes_to_the_very_same_weights(base: str, tmp_path: Path) 
     assert tokenizer_of(result.folder).chat_template == CHAT_TEMPLATE
 
 
-def test_child_dies_with_its_parent(base: str, tmp_path: Path) -> None:
-    job = job_of(base, tmp_path, selections(base))
-    (tmp_path / "given.json").write_text(job.to_json())
-    code = "import sys; from taolake.training.launch import launch; from taolake.training.job import TrainJob\n"
-    code += "launch(TrainJob.from_json(open(sys.argv[1]).read()))"
-    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "given.json")], env=_child_environment())
+def test_child_dies_with_its_parent(tmp_path: Path) -> None:
+    """A child that is past its imports and looks at nothing: only the signal can end it."""
+    child = (
+        "import sys, time; from pathlib import Path; from taolake.training import launch\n"
+        "launch._die_with_parent(); Path(sys.argv[1]).write_text('ready'); time.sleep(60)"
+    )
+    code = (
+        "import os, subprocess, sys; from taolake.training import launch\n"
+        "env = {**os.environ, launch._PARENT: str(os.getpid())}\n"
+        "subprocess.Popen([sys.executable, '-c', sys.argv[1], sys.argv[2]], env=env).wait()"
+    )
+    ready = tmp_path / "ready"
+    parent = subprocess.Popen([sys.executable, "-c", code, child, str(ready)], env=_child_environment())
     listed = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
     try:
-        child = _wait(lambda: listed.read_text().split() if (tmp_path / "train.log").exists() else [])[0]
+        _wait(ready.exists)
+        name = listed.read_text().split()[0]
     finally:
         parent.kill()
         parent.wait()
-    # Well before its imports are done: only the signal can have ended it.
-    _wait(lambda: not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text().split()[2], 10)
+    _wait(lambda: not Path(f"/proc/{name}").exists() or "Z" in Path(f"/proc/{name}/stat").read_text().split()[2], 10)
 
 
 def _wait(check: Callable[[], Any], seconds: float = 60) -> Any:
