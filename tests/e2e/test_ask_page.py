@@ -30,6 +30,7 @@ class Tab:
         self.socket = socket
         self.numbers = itertools.count(1)
         self.events: list[dict[str, Any]] = []
+        self.send("Log.clear")  # what earlier pages said is told anew to every tab
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.send(f"{domain}.enable")
 

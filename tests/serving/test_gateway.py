@@ -86,7 +86,7 @@ def test_a_stream_is_passed_on_piece_by_piece_and_its_end_waits_for_the_log(tmp_
                     running.upstream.may_go_on.set()
         assert len(arrived) >= 3
         assert b"[DONE]" in arrived[-1] and b"[DONE]" not in b"".join(arrived[:-1])
-        assert on_disk == [False] * (len(on_disk) - 1) + [True]
+        assert on_disk[-1] and not on_disk[0]  # in between the gateway may be ahead of who reads here
 
 
 def test_a_stream_in_odd_pieces_is_whole(tmp_path: Path) -> None:
