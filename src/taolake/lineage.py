@@ -7,7 +7,7 @@ learned from. Reading the sets is `taolake.stages.learned`.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-Selection = tuple[int, str]  # round, and fingerprint of the select stage
+Selection = tuple[int, str]  # round, and name of the selection
 
 
 @dataclass(frozen=True)

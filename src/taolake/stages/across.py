@@ -63,7 +63,7 @@ def balance(round_: Round, selection: str, rows: "DataFrame", told: int) -> "tup
 
     Args:
         round_: the round.
-        selection: its fingerprint.
+        selection: its name.
         rows: of this round's own candidates.
         told: rows of labels that come on top, which are anchors.
 

@@ -21,7 +21,7 @@ class Lessons:
     Attributes:
         project: the project file.
         number: of the round.
-        selection: fingerprint of the select stage.
+        selection: its name, a hash of the stage and of the rewards it read.
         best_of: k of the order-statistic weights.
         columns: names of the table's columns.
     """
